@@ -1,0 +1,212 @@
+"""The commands of ./nest."""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+from . import base, bench, demo, images, kernel, scenarios, series
+from .emulator import Machine, cpu_model
+from .paths import BUILD, CACHE, PATCHES, ROOT
+from .ui import Fail, Steps, need_disk
+
+
+def prepare(steps, flavour="small", tests=False):
+    """Everything a boot needs; returns (kernel, disks)."""
+    with steps.step("series") as step:
+        series.make_tree(step, strict=False)
+    with steps.step(f"kernel ({flavour})") as step:
+        image = kernel.build(flavour, step)
+    folders = []
+    if tests:
+        with steps.step("selftests") as step:
+            folders.append((kernel.selftests(flavour, step), "selftests"))
+    with steps.step("guest programs") as step:
+        folders.append((kernel.programs(step), "bin"))
+    with steps.step("root image") as step:
+        root = images.rootfs(step)
+    with steps.step("payload image") as step:
+        disk = images.payload(flavour + ("-tests" if tests else ""), image, folders)
+        step.done(f"{disk.stat().st_size >> 20} MiB")
+    return image, [root, disk]
+
+
+def write_json(path, data):
+    if path:
+        path = ROOT / path
+        path.write_text(json.dumps(data, indent=2) + "\n")
+
+
+def cmd_tree(args):
+    steps = Steps(1)
+    with steps.step("series") as step:
+        series.make_tree(step, strict=True)
+
+
+def cmd_export(args):
+    steps = Steps(1)
+    with steps.step("export") as step:
+        series.export(step)
+
+
+def cmd_build(args):
+    prepare(Steps(5), args.kernel)
+
+
+def cmd_demo(args):
+    steps = Steps(6)
+    image, disks = prepare(steps)
+    with steps.step("boot") as step:
+        rows = demo.play(step, image, disks)
+    print(demo.table(rows))
+    write_json(args.json, rows)
+
+
+def cmd_boot(args):
+    steps = Steps(6)
+    found = [s for s in scenarios.TABLE if s.name == args.scenario]
+    if not found:
+        raise Fail(f"no scenario '{args.scenario}': there are {', '.join(s.name for s in scenarios.TABLE)}")
+    image, disks = prepare(steps, found[0].kernel)
+    with steps.step(f"scenario {args.scenario}") as step:
+        reports = scenarios.play(found[0], image, disks)
+        wrong = scenarios.unexpected(found[0], reports)
+        if wrong:
+            raise Fail("; ".join(wrong))
+        step.done("as expected")
+
+
+def cmd_shell(args):
+    image, disks = prepare(Steps(6 if args.tests else 5), args.kernel, tests=args.tests)
+    print("The host's shell; /nest/guest starts guests, 'exit' powers off, Ctrl-A X kills the emulator.")
+    with Machine(image, disks, "shell", cpu=cpu_model(args.cpu), smp=args.smp, interactive=True,
+                 append=f"quiet {args.append}") as host:
+        while host.read_control(600, "waiting for the host's agent") != "NEST-AGENT ready":
+            pass
+        host.start("shell")
+        host.finish(86400, "the shell")
+        host.start("poweroff -f")
+        host.process.wait(30)
+
+
+def cmd_check(args):
+    steps = Steps(4 + args.each)
+    with steps.step("series") as step:
+        series.make_tree(step, strict=True)
+    with steps.step("as exported") as step:
+        series.check_exported(step)
+    with steps.step("applies") as step:
+        debian = base.resolve(step)
+        series.check_applies(step, debian)
+        if not os.environ.get("LINUX"):
+            upstream = base.upstream(step)
+            series.check_applies(step, upstream)
+            step.done(f"no fuzz, on {debian.origin} and on {upstream.origin}")
+    with steps.step("checkpatch --strict") as step:
+        series.check_style(step)
+    if args.each:
+        with steps.step("each patch compiles") as step:
+            kernel.check_each(step)
+
+
+def cmd_bench(args):
+    bench.command(args, prepare, write_json)
+
+
+def cmd_test(args):
+    tier = "quick" if args.quick else "long" if args.long else "normal"
+    command = [sys.executable, "-m", "pytest", str(ROOT / "tests"), f"--tier={tier}", "-p", "no:cacheprovider",
+               "--durations=10", "--durations-min=1"]
+    if args.filter:
+        command += ["-k", args.filter]
+    sys.stdout.flush()
+    sys.exit(subprocess.run(command + args.more, cwd=ROOT, check=False).returncode)
+
+
+def cmd_clean(args):
+    """Remove what can be made again; the kernel tree only when it holds no work of its own."""
+    if args.all:
+        now = series.state()
+        work = now and series.unexported(now)
+        if work:
+            raise Fail(f"build/linux has work that patches/ does not hold: {work}: run './nest export' first")
+        others = now and [b for b in series.tree("for-each-ref", "--format=%(refname:short)", "refs/heads",
+                                                 "refs/stash").split() if b != series.BRANCH]
+        if others:
+            raise Fail(f"build/linux has branches or a stash of its own ({', '.join(others)}): move it away by hand")
+    for thing in BUILD.iterdir() if BUILD.exists() else ():
+        if thing.name == series.TREE.name and not args.all:
+            continue
+        shutil.rmtree(thing) if thing.is_dir() else thing.unlink()
+    if args.all:
+        for thing in CACHE.iterdir():
+            if thing.name.startswith(("base", "source", "toolbox-", "userland-")):
+                in_use = thing.name in os.environ["NEST_TOOLBOX"] or thing.name == os.environ["NEST_USERLAND"]
+                if not in_use:
+                    shutil.rmtree(thing) if thing.is_dir() else thing.unlink()
+
+
+def parser():
+    top = argparse.ArgumentParser(prog="./nest", add_help=False)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def command(name, function):
+        sub = commands.add_parser(name, add_help=False)
+        sub.set_defaults(function=function)
+        return sub
+
+    command("tree", cmd_tree)
+    command("export", cmd_export)
+    command("check", cmd_check).add_argument("--each", action="store_true")
+    command("clean", cmd_clean).add_argument("--all", action="store_true")
+    command("demo", cmd_demo).add_argument("--json")
+    boot = command("boot", cmd_boot)
+    boot.add_argument("scenario", nargs="?", default="guest")
+    shell = command("shell", cmd_shell)
+    shell.add_argument("--cpu", default="max")
+    shell.add_argument("--smp", type=int, default=2)
+    shell.add_argument("--append", default="")
+    shell.add_argument("--tests", action="store_true")
+    for sub in (command("build", cmd_build), shell):
+        sub.add_argument("--kernel", default="small", choices=sorted(kernel.FLAVOURS))
+    bench.options(command("bench", cmd_bench))
+    test = command("test", cmd_test)
+    tier = test.add_mutually_exclusive_group()
+    tier.add_argument("--quick", action="store_true")
+    tier.add_argument("--long", action="store_true")
+    test.add_argument("filter", nargs="?")
+    test.add_argument("more", nargs=argparse.REMAINDER)
+    return top
+
+
+def stop(number, frame):
+    raise KeyboardInterrupt
+
+
+def main():
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    args = parser().parse_args()
+    PATCHES.mkdir(exist_ok=True)
+    need_disk(1, "the workbench")
+    try:
+        if args.command != "test":      # the tests call ./nest themselves
+            lock = (BUILD / "lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Fail("another ./nest works in this checkout: wait for it or use a second clone") from None
+        args.function(args)
+    except Fail as error:
+        print(f"nest: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nnest: interrupted; what was half made will be made anew", file=sys.stderr)
+        sys.exit(130)
+
+
+main()

@@ -1,0 +1,206 @@
+"""The kernel the series applies to: Debian's linux-source-6.12, or LINUX=."""
+
+import hashlib
+import os
+import re
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+from .paths import CACHE, LOG, ROOT
+from .ui import Fail, git, need_disk, run
+
+SERIES = "6.12"
+PIN = ROOT / "linux-version"
+
+# id: changes with the content.  version: as `make kernelversion` says.
+# repo: bare git repository with the base as its only commit, on branch `base`.
+Base = namedtuple("Base", "id version origin repo")
+
+STAMP = {"GIT_AUTHOR_NAME": "Linux", "GIT_AUTHOR_EMAIL": "linux@localhost",
+         "GIT_AUTHOR_DATE": "2024-11-17T22:15:08Z"}
+STAMP |= {key.replace("AUTHOR", "COMMITTER"): value for key, value in STAMP.items()}
+
+
+def pinned():
+    """The 6.12.y version that the file linux-version pins."""
+    version = PIN.read_text().strip()
+    if not re.fullmatch(r"6\.12\.\d+", version):
+        raise Fail(f"linux-version says '{version}': it must name one 6.12.y, as in 6.12.117")
+    return version
+
+
+def apt_update():
+    run(["apt-get", "update", "-o", "APT::Update::Error-Mode=any"], log=LOG / "apt.log")
+
+
+def choose(versions, wanted):
+    """Of Debian's package versions the one of kernel `wanted`, else the newest 6.12.y."""
+    ours = sorted((v for v in versions if v.startswith(SERIES + ".")),
+                  key=lambda v: [int(n) for n in re.findall(r"\d+", v)])
+    exact = [v for v in ours if re.split("[-~]", v)[0] == wanted]
+    if not ours:
+        raise Fail("Debian's mirror has no linux-source-6.12: give the kernel with LINUX=")
+    return (exact or ours)[-1]
+
+
+def download(package, version, folder):
+    """A Debian package file, kept in the cache; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = sorted(folder.glob(f"{package}_{version.replace(':', '%3a')}_*.deb"))
+    if not found:
+        partial = folder / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        run(["apt-get", "download", f"{package}={version}"], cwd=partial, log=LOG / "download.log")
+        for deb in partial.iterdir():
+            deb.rename(folder / deb.name)
+        found = sorted(folder.glob(f"{package}_{version.replace(':', '%3a')}_*.deb"))
+    return found[-1]
+
+
+def versions_of(package):
+    """The versions of a package that the mirror has now."""
+    return [line.split("|")[1].strip() for line in run(["apt-cache", "madison", package]).splitlines()
+            if line.count("|") == 2 and "Sources" not in line]
+
+
+def debian_source(step):
+    """(version, tarball) of Debian's linux-source-6.12 as pinned."""
+    wanted = pinned()
+    store = CACHE / "source"
+    kept = sorted(store.glob(f"linux-source-{SERIES}_{wanted}-*_all.deb"))
+    if kept:
+        return wanted, kept[-1]
+    apt_update()
+    package = choose(versions_of(f"linux-source-{SERIES}"), wanted)
+    version = re.split("[-~]", package)[0]
+    if version != wanted:
+        print(f"\nnest: Debian no longer has {wanted}; taking its newest 6.12.y, {version}")
+    step.progress(f"downloading {package}")
+    return version, download(f"linux-source-{SERIES}", package, store)
+
+
+def upstream_source():
+    """(version, tarball) of the upstream source that Debian's package carries."""
+    version = pinned()
+    store = CACHE / "source"
+    tarball = store / f"linux_{version}.orig.tar.xz"
+    if not tarball.exists():
+        apt_update()
+        names = run(["apt-cache", "showsrc", "linux"])
+        full = re.findall(rf"^Version: ({re.escape(version)}-\S+)$", names, re.M)
+        if not full:
+            raise Fail(f"Debian has no source package of Linux {version}: set linux-version to one it has")
+        work = store / "upstream.tmp"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        run(["apt-get", "source", "--download-only", "--only-source", f"linux={full[-1]}"],
+            cwd=work, log=LOG / "upstream.log")
+        (work / tarball.name).rename(tarball)
+        shutil.rmtree(work)
+    return version, tarball
+
+
+def kernel_version(folder):
+    """Version of a kernel source folder, by its Makefile."""
+    makefile = folder / "Makefile"
+    text = makefile.read_text() if makefile.is_file() else ""
+    parts = re.findall(r"^(?:VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)$", text[:400], re.M)
+    if len(parts) != 3:
+        raise Fail(f"LINUX={os.environ.get('LINUX', '')}: no kernel source there; "
+                   "give a folder, tarball or git tree of Linux 6.12.y")
+    return ".".join(parts)
+
+
+def import_folder(folder, name, origin):
+    """Make the cached repository with `folder` as its one commit."""
+    version = kernel_version(folder)
+    if not version.startswith(SERIES + "."):
+        raise Fail(f"{origin} is Linux {version}: the series needs a {SERIES}.y")
+    repo = CACHE / "base" / f"{name}.git"
+    work = repo.with_suffix(".tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    git("init", "-q", "--bare", "-b", "base", str(work), cwd="/")
+    where = {"GIT_DIR": str(work), "GIT_WORK_TREE": str(folder)}
+    git("add", "-A", "-f", ".", cwd=folder, env=where)
+    git("commit", "-q", "-m", f"Linux {version}\n\nBase of the series: {origin}.", cwd=folder, env=where | STAMP)
+    (work / "index").unlink()
+    (work / "origin").write_text(f"{version}\n{origin}\n")
+    work.rename(repo)
+    return opened(repo)
+
+
+def opened(repo):
+    version, origin = (repo / "origin").read_text().splitlines()
+    return Base(repo.stem, version, origin, repo)
+
+
+def from_tarball(tarball, name, origin):
+    """The base in a tarball or in Debian's package of one, through the cache."""
+    repo = CACHE / "base" / f"{name}.git"
+    if repo.exists():
+        return opened(repo)
+    need_disk(4, "unpacking the kernel source", CACHE)
+    work = CACHE / "base" / "unpack.tmp"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    if tarball.suffix == ".deb":
+        run(["dpkg-deb", "-x", str(tarball), str(work / "deb")])
+        tarball = next((work / "deb/usr/src").glob("linux-source-*.tar.xz"))
+    (work / "linux").mkdir()
+    run(["tar", "-xf", str(tarball), "-C", str(work / "linux"), "--strip-components=1", "--no-same-owner"],
+        log=LOG / "unpack.log")
+    base = import_folder(work / "linux", name, origin)
+    shutil.rmtree(work)
+    return base
+
+
+def from_user(path):
+    """The base that LINUX= names: a folder, a tarball or a git tree."""
+    if path.is_file():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        return from_tarball(path, f"tarball-{digest}", f"LINUX= tarball {path.name}")
+    if (path / ".git").exists() or (path / "HEAD").exists():
+        commit = git("rev-parse", "HEAD", cwd=path).strip()
+        repo = CACHE / "base" / f"git-{commit[:12]}.git"
+        if repo.exists():
+            return opened(repo)
+        work = CACHE / "base" / "unpack.tmp"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        tar = CACHE / "base" / "archive.tmp"
+        git("archive", "--prefix=linux/", "-o", str(tar), "--format=tar", "HEAD", cwd=path)
+        run(["tar", "-xf", str(tar), "-C", str(work)])
+        tar.unlink()
+        base = import_folder(work / "linux", repo.stem, f"LINUX= git tree at {commit[:12]}")
+        shutil.rmtree(work)
+        return base
+    # A plain folder has no name for its content: it is read anew each time.
+    shutil.rmtree(CACHE / "base" / "folder.git", ignore_errors=True)
+    return import_folder(path, "folder", "LINUX= folder")
+
+
+def resolve(step):
+    """The base that this run uses."""
+    user = os.environ.get("LINUX")
+    if user:
+        return from_user(Path(user))
+    version = pinned()
+    repo = CACHE / "base" / f"debian-{version}.git"
+    if repo.exists():
+        return opened(repo)
+    version, tarball = debian_source(step)
+    package = tarball.name.split("_")[1]
+    return from_tarball(tarball, f"debian-{version}", f"Debian linux-source-{SERIES} {package}")
+
+
+def upstream(step):
+    """The upstream release of the pinned version, for `check`."""
+    repo = CACHE / "base" / f"upstream-{pinned()}.git"
+    if repo.exists():
+        return opened(repo)
+    step.progress("downloading the upstream source")
+    version, tarball = upstream_source()
+    return from_tarball(tarball, f"upstream-{version}", f"upstream release {version}")

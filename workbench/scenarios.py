@@ -1,0 +1,54 @@
+"""Boot scenarios: one line each.
+
+A scenario boots the host and, in it, guests by guest/guest; it passes when each
+level reports what the line expects and no kernel at any level is in trouble.
+"""
+
+from collections import namedtuple
+
+from .emulator import Machine, cpu_model
+
+# tier: quick, normal or long.  cpu/smp: of the emulated machine.  kernel: flavour.
+# guest: options of guest/guest for level L1, or None.  expect: level -> report fields.
+Scenario = namedtuple("Scenario", "name tier kernel cpu smp guest expect")
+
+HOST = {"el": "EL2", "mode": "VHE", "kvm": "yes"}
+ORDINARY = {"el": "EL1", "mode": "-", "kvm": "no"}
+
+TABLE = (
+    Scenario("guest", "quick", "small", "max", 2, "--smp 1", {"L0": HOST, "L1": ORDINARY | {"cpus": "1"}}),
+    Scenario("guest-smp", "normal", "small", "max", 2, "--smp 4", {"L0": HOST, "L1": ORDINARY | {"cpus": "4"}}),
+    Scenario("guest-full", "normal", "small", "max", 2, "--smp 2 --root", {"L0": HOST, "L1": ORDINARY}),
+    Scenario("guest-neoverse", "normal", "small", "neoverse-v1", 2, "--smp 2", {"L0": HOST, "L1": ORDINARY}),
+    Scenario("guest-debug", "long", "debug", "max", 2, "--smp 2", {"L0": HOST, "L1": ORDINARY}),
+)
+
+# Seconds: the debug kernel is some ten times slower.
+BOOT = {"small": 120, "debug": 900}
+
+
+def machine(scenario, kernel, disks, **options):
+    return Machine(kernel, disks, f"scenario-{scenario.name}", cpu=cpu_model(scenario.cpu), smp=scenario.smp,
+                   **options)
+
+
+def play(scenario, kernel, disks):
+    """Run a scenario; returns the reports by level, raises Fail."""
+    limit = BOOT[scenario.kernel]
+    with machine(scenario, kernel, disks) as host:
+        reports = {"L0": host.boot(limit)}
+        host.start(f"/nest/guest L1 {scenario.guest}")
+        for level in list(scenario.expect)[1:]:
+            reports[level] = host.report(level, limit)
+        status, output = host.finish(limit, "the guest's power-off")
+        if status:
+            raise host.failed("L1", f"its VMM ended with status {status}: {output[-300:]}")
+        host.power_off()
+    return reports
+
+
+def unexpected(scenario, reports):
+    """Differences between what the levels reported and what was expected."""
+    return [f"{level}: {key} is {reports[level].get(key)}, not {value}"
+            for level, fields in scenario.expect.items() for key, value in fields.items()
+            if reports[level].get(key) != value]

@@ -1,0 +1,294 @@
+"""The series: patches/ to a git tree and back, and its checks."""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections import namedtuple
+from pathlib import Path
+
+from . import base as bases
+from .paths import BUILD, LOG, PATCHES, TREE
+from .ui import Fail, git, need_disk, run
+
+BRANCH = "series"
+COVER = PATCHES / "cover-letter.md"
+
+# checkpatch: what a series that is not a kernel tree's own cannot satisfy.
+CHECKPATCH = ["--strict", "--quiet", "--no-summary", "--show-types", "--ignore",
+              # New files lie under directories that MAINTAINERS already covers.
+              "FILE_PATH_CHANGES"]
+
+# head: tip of build/linux.  recorded: tip at the last apply or export.
+State = namedtuple("State", "head recorded base digest dirty ahead busy")
+
+
+def patch_files(folder=PATCHES):
+    """The patches in order, without the cover letter."""
+    return sorted(p for p in folder.glob("[0-9]*.patch") if not p.name.startswith("0000"))
+
+
+def digest(folder=PATCHES):
+    """A name for the content of patches/."""
+    total = hashlib.sha256()
+    for patch in patch_files(folder):
+        total.update(patch.name.encode() + b"\0" + patch.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
+
+
+def tree(*args, **options):
+    return git(*args, cwd=TREE, **options)
+
+
+def recall(key):
+    return tree("config", "--default", "", f"nest.{key}").strip()
+
+
+def remember(**values):
+    for key, value in values.items():
+        tree("config", f"nest.{key}", value)
+
+
+def state():
+    """What build/linux is now, or None where there is none."""
+    if not (TREE / ".git").is_dir():
+        if TREE.exists() and any(TREE.iterdir()):
+            raise Fail("build/linux is no git tree made by './nest tree': move it away")
+        return None
+    recorded = recall("head")
+    dirty = [line[3:] for line in tree("status", "--porcelain", "--untracked-files=all").splitlines()]
+    ahead = tree("log", "--format=%h %s", f"{recorded}..HEAD").splitlines() if recorded else []
+    head = tree("rev-parse", "HEAD").strip()
+    if recorded and head != recorded and not ahead:
+        ahead = [f"{head[:9]} (rewound or rewritten)"]
+    busy = [name for name in ("rebase-merge", "rebase-apply", "MERGE_HEAD", "CHERRY_PICK_HEAD")
+            if (TREE / ".git" / name).exists()]
+    return State(head, recorded, recall("base"), recall("patches"), dirty, ahead, busy)
+
+
+def named(things, what):
+    more = f" and {len(things) - 3} more" if len(things) > 3 else ""
+    return f"{len(things)} {what}{'s' if len(things) > 1 else ''} ({', '.join(things[:3])}{more})"
+
+
+def unexported(now):
+    """The work in build/linux that patches/ does not hold, in words; empty if none."""
+    found = [f"a {now.busy[0]} in progress"] if now.busy else []
+    if now.dirty:
+        found.append(named(now.dirty, "uncommitted file"))
+    if now.ahead:
+        found.append(named(now.ahead, "unexported commit"))
+    return " and ".join(found)
+
+
+def apply_patch(patch, parent, index, cwd, what):
+    """Apply one patch on commit `parent`, with no fuzz; returns the new commit."""
+    with tempfile.TemporaryDirectory() as work:
+        message, diff = Path(work) / "message", Path(work) / "diff"
+        headers = git("mailinfo", "-b", str(message), str(diff), cwd=cwd, stdin=patch.read_text())
+        field = dict(re.findall(r"^(Author|Email|Subject|Date): (.*)$", headers, re.M))
+        if len(field) != 4 or not diff.stat().st_size:
+            raise Fail(f"patches/{patch.name} is no patch by 'git format-patch': restore it with "
+                       f"'git checkout patches/{patch.name}'")
+        env = {"GIT_INDEX_FILE": str(index)}
+        try:
+            git("apply", "--cached", "--whitespace=nowarn", str(diff), cwd=cwd, env=env)
+        except Fail as error:
+            raise Fail(f"patches/{patch.name} does not apply to {what}: {str(error).split('error: ')[-1]}") from None
+        new = git("write-tree", cwd=cwd, env=env).strip()
+        who = {"GIT_AUTHOR_NAME": field["Author"], "GIT_AUTHOR_EMAIL": field["Email"],
+               "GIT_AUTHOR_DATE": field["Date"]}
+        who |= {key.replace("AUTHOR", "COMMITTER"): value for key, value in who.items()}
+        text = f"{field['Subject']}\n\n{message.read_text().strip()}\n"
+        return git("commit-tree", new, "-p", parent, cwd=cwd, env=env | who, stdin=text).strip()
+
+
+def apply_all(start, cwd, what, folder=PATCHES, step=None):
+    """Apply the series on commit `start` without a working tree; returns the commits."""
+    commits = []
+    with tempfile.TemporaryDirectory() as work:
+        index = Path(work) / "index"
+        git("read-tree", start, cwd=cwd, env={"GIT_INDEX_FILE": str(index)})
+        patches = patch_files(folder)
+        for number, patch in enumerate(patches, 1):
+            if step:
+                step.progress(f"patch {number} of {len(patches)}")
+            start = apply_patch(patch, start, index, cwd, what)
+            commits.append(start)
+    return commits
+
+
+def fetch_base(base):
+    """Bring the base commit into build/linux; returns its id."""
+    tree("fetch", "-q", str(base.repo), "+base:refs/tags/base")
+    return tree("rev-parse", "base^{commit}").strip()
+
+
+def make_tree(step, strict):
+    """Make or refresh build/linux; never touches work that patches/ does not hold.
+
+    strict: refuse any such work (`./nest tree`); otherwise it is used as it
+    stands, as long as patches/ did not move under it.
+    """
+    now = state()
+    here = digest()
+    if now:
+        work = unexported(now)
+        if work and (strict or now.digest != here):
+            moved = "" if now.digest == here else "; patches/ changed meanwhile, see CONTRIBUTING.md, 'Two lines of work'"
+            raise Fail(f"build/linux has work that patches/ does not hold: {work}: commit it there and run "
+                       f"'./nest export'{moved}")
+        if work:
+            step.done(f"build/linux as it stands, with {work}")
+            return
+    base = bases.resolve(step)
+    if now is None:
+        need_disk(12, "a kernel tree and its build")
+        start_tree(base)
+    elif now.digest == here and now.base == tree("ls-remote", str(base.repo), "base").split()[0]:
+        step.done(f"{len(patch_files())} patches on Linux {base.version}, unchanged")
+        return
+    start = fetch_base(base)
+    commits = [start] + apply_all(start, TREE, f"Linux {base.version} ({base.origin})", step=step)
+    tree("checkout", "-q", "-B", BRANCH, commits[-1])
+    remember(head=commits[-1], base=start, patches=here)
+    step.done(f"{len(commits) - 1} patches on Linux {base.version} ({base.origin})")
+
+
+def start_tree(base):
+    """An empty git tree with the base's objects, moved into place when it is whole."""
+    work = BUILD / "linux.tmp"
+    shutil.rmtree(work, ignore_errors=True)
+    git("clone", "-q", "--no-checkout", "--branch", "base", str(base.repo), str(work), cwd=BUILD)
+    git("remote", "remove", "origin", cwd=work)
+    for key, name in (("user.name", "GIT_NAME"), ("user.email", "GIT_EMAIL")):
+        if os.environ.get(name):
+            git("config", key, os.environ[name], cwd=work)
+    if TREE.exists():
+        TREE.rmdir()
+    work.rename(TREE)
+
+
+def series_commits(now):
+    """The commits of build/linux in order; refuses what is no plain series on the base."""
+    line = tree("rev-list", "--reverse", "--parents", f"{now.base}..{now.head}").splitlines()
+    parent = now.base
+    for entry in line:
+        commit, *parents = entry.split()
+        if parents != [parent]:
+            raise Fail(f"build/linux is no straight series on its base (see {commit[:12]}): rebase it onto tag 'base'")
+        parent = commit
+    return [entry.split()[0] for entry in line]
+
+
+def format_series(now, folder):
+    """Write the series of build/linux into `folder`, byte-stable."""
+    commits = series_commits(now)
+    if not commits:
+        raise Fail("build/linux has no patch on its base: nothing to export")
+    date = tree("log", "-1", "--format=%cI", now.head).strip()
+    who = {"GIT_COMMITTER_NAME": os.environ.get("GIT_NAME") or "The series",
+           "GIT_COMMITTER_EMAIL": os.environ.get("GIT_EMAIL") or "series@localhost",
+           "GIT_COMMITTER_DATE": date}
+    tree("-c", "diff.algorithm=myers", "format-patch", "-q", "-o", str(folder), "--zero-commit", "--no-signature",
+         "--full-index", "--no-renames", "--numbered", "--cover-letter", "--cover-from-description=subject",
+         f"--description-file={COVER}", f"{now.base}..{now.head}", env=who)
+    cover = folder / "0000-cover-letter.patch"
+    # git counts the shortlog's author per run; the letter's own author is the newest patch's.
+    author = tree("log", "-1", "--format=%an <%ae>", now.head).strip()
+    cover.write_text(re.sub(r"^From: .*$", f"From: {author}", cover.read_text(), count=1, flags=re.M))
+    (folder / "README.md").write_text(overview(now, commits))
+
+
+AREAS = (("cpufeature", "arch/arm64/kernel/"), ("sysreg", "arch/arm64/tools/"), ("vgic", "arch/arm64/kvm/vgic"),
+         ("hyp", "arch/arm64/kvm/hyp/"), ("KVM", "arch/arm64/kvm/"), ("headers", "arch/arm64/include/"),
+         ("selftests", "tools/testing/"), ("docs", "Documentation/"), ("headers", "include/"))
+
+
+def area_of(files):
+    """The area of most of a patch's changed lines."""
+    votes = {}
+    for added, removed, name in files:
+        area = next((area for area, prefix in AREAS if name.startswith(prefix)), "other")
+        votes[area] = votes.get(area, 0) + added + removed
+    return max(votes, key=votes.get)
+
+
+def overview(now, commits):
+    """patches/README.md: the series at a glance."""
+    rows, total = [], [0, 0]
+    for number, commit in enumerate(commits, 1):
+        subject = tree("log", "-1", "--format=%s", commit).strip().replace("|", "\\|")
+        stat = [line.split("\t") for line in
+                tree("diff-tree", "-r", "--numstat", "--no-renames", f"{commit}^", commit).splitlines()]
+        files = [(int(a) if a != "-" else 0, int(r) if r != "-" else 0, name) for a, r, name in stat]
+        added, removed = sum(f[0] for f in files), sum(f[1] for f in files)
+        total = [total[0] + added, total[1] + removed]
+        names = ", ".join(f"`{re.sub('^arch/arm64/', '', name)}`" for _, _, name in files)
+        rows.append(f"| {number:04} | {subject} | {area_of(files)} | {names} | {added} | {removed} |")
+    version = tree("show", f"{now.base}:Makefile")[:200]
+    version = ".".join(re.findall(r"^(?:VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)", version, re.M))
+    return "\n".join([
+        "# The series at a glance", "",
+        "Written by `./nest export` from the git tree `build/linux`; never edit a patch by hand.", "",
+        f"{len(commits)} patches on Linux {version}, {total[0]} lines added, {total[1]} removed. "
+        "Files without a leading directory lie in arch/arm64/.", "",
+        "| patch | subject | area | files | + | - |", "|---|---|---|---|--:|--:|", *rows]) + "\n"
+
+
+def same(one, two):
+    """Whether two folders hold the same patches and README."""
+    names = {p.name for folder in (one, two) for p in folder.glob("*.patch")} | {"README.md"}
+    return all((one / n).exists() and (two / n).exists() and (one / n).read_bytes() == (two / n).read_bytes()
+               for n in names)
+
+
+def export(step):
+    """Write build/linux back into patches/."""
+    now = state()
+    if now is None:
+        raise Fail("there is no build/linux to export: run './nest tree' first")
+    if now.busy or now.dirty:
+        raise Fail(f"build/linux has {unexported(now._replace(ahead=[]))}: commit (or stash) it there first, "
+                   "only commits are exported")
+    if now.digest != digest():
+        raise Fail("patches/ is not what build/linux was made from (edited or pulled meanwhile), exporting would "
+                   "discard that: see CONTRIBUTING.md, 'Two lines of work'")
+    with tempfile.TemporaryDirectory(dir=BUILD) as work:
+        folder = Path(work)
+        format_series(now, folder)
+        changed = not same(folder, PATCHES)
+        if changed:
+            for old in PATCHES.glob("*.patch"):
+                if not (folder / old.name).exists():
+                    old.unlink()
+            for new in sorted(folder.iterdir()):
+                os.replace(shutil.copy(new, PATCHES / f".{new.name}"), PATCHES / new.name)
+    remember(head=now.head, patches=digest())
+    count = len(patch_files())
+    step.done(f"{count} patches {'written' if changed else 'unchanged'}")
+
+
+def check_exported(step):
+    now = state()
+    if unexported(now):
+        raise Fail(f"build/linux has {unexported(now)}: run './nest export'")
+    with tempfile.TemporaryDirectory(dir=BUILD) as work:
+        format_series(now, Path(work))
+        if not same(Path(work), PATCHES):
+            raise Fail("patches/ is not what build/linux exports: run './nest export'")
+    step.done(f"{len(patch_files())} patches as exported")
+
+
+def check_applies(step, base):
+    commits = apply_all(git("rev-parse", "base", cwd=base.repo).strip(), base.repo, base.origin, step=step)
+    step.done(f"{len(commits)} patches, no fuzz, on {base.origin}")
+
+
+def check_style(step):
+    patches = patch_files()
+    for number, patch in enumerate(patches, 1):
+        step.progress(f"{number} of {len(patches)}")
+        run(["perl", "scripts/checkpatch.pl", *CHECKPATCH, str(patch)], cwd=TREE, log=LOG / "checkpatch.log")
+    step.done(f"{len(patches)} patches clean")
