@@ -118,6 +118,8 @@ def cmd_bench(args):
 
 
 def cmd_test(args):
+    steps = Steps(6)
+    prepare(steps, tests=True)
     tier = "quick" if args.quick else "long" if args.long else "normal"
     command = [sys.executable, "-m", "pytest", str(ROOT / "tests"), f"--tier={tier}", "-p", "no:cacheprovider",
                "--durations=10", "--durations-min=1"]
@@ -194,12 +196,11 @@ def main():
     PATCHES.mkdir(exist_ok=True)
     need_disk(1, "the workbench")
     try:
-        if args.command != "test":      # the tests call ./nest themselves
-            lock = (BUILD / "lock").open("w")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Fail("another ./nest works in this checkout: wait for it or use a second clone") from None
+        lock = (BUILD / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Fail("another ./nest works in this checkout: wait for it or use a second clone") from None
         args.function(args)
     except Fail as error:
         print(f"nest: {error}", file=sys.stderr)

@@ -72,7 +72,7 @@ def make_key(source, *files):
 def at_source(folder, command):
     """A command that sees `folder` at /src, whatever its own path: ccache then
     finds the same objects for every tree and clone."""
-    return ["unshare", "--mount", "sh", "-euc", f'mount --bind "$0" {SOURCE}; cd {SOURCE}; exec "$@"',
+    return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", f'mount --bind "$0" {SOURCE}; cd {SOURCE}; exec "$@"',
             str(folder), *command]
 
 

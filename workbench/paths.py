@@ -1,10 +1,10 @@
-"""Where things are, as seen from inside the toolbox."""
+"""Where things are, as seen from inside the toolbox (the tests set other places)."""
 
 import os
 from pathlib import Path
 
-ROOT = Path("/nest")                # the repository
-CACHE = Path("/cache")              # kept between clones
+ROOT = Path(os.environ.get("NEST_REPOSITORY", "/nest"))
+CACHE = Path(os.environ.get("NEST_STORE", "/cache"))    # kept between clones
 SOURCE = Path("/src")               # the kernel tree being built, at one path for ccache's sake
 
 BUILD = ROOT / "build"

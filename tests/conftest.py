@@ -1,0 +1,85 @@
+"""Tiers of the tests, and the booted host that they share.
+
+A test's tier is the marker above it: quick (seconds), normal, or long (minutes
+to hours).  `./nest test` runs quick and normal ones.
+"""
+
+import pytest
+
+from workbench import images, kernel
+from workbench.emulator import Machine
+from workbench.images import IMAGES
+
+TIERS = ("quick", "normal", "long")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--tier", choices=TIERS, default="normal")
+
+
+def pytest_configure(config):
+    for tier in TIERS:
+        config.addinivalue_line("markers", f"{tier}: tier of the test")
+
+
+def tier_of(item):
+    found = [tier for tier in TIERS if item.get_closest_marker(tier)]
+    assert len(found) == 1, f"{item.nodeid} needs one of the markers {', '.join(TIERS)}"
+    return found[0]
+
+
+def pytest_collection_modifyitems(config, items):
+    limit = TIERS.index(config.getoption("tier"))
+    dropped = [item for item in items if TIERS.index(tier_of(item)) > limit]
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = [item for item in items if item not in dropped]
+
+
+@pytest.fixture(scope="session")
+def disks():
+    """Root image and payload with the selftests, as `./nest test` prepared them."""
+    return [IMAGES / "root.erofs", IMAGES / "small-tests.erofs"]
+
+
+@pytest.fixture(scope="session")
+def image():
+    """The patched small kernel."""
+    return kernel.image_of("small")
+
+
+class Host:
+    """A booted host that is started anew when a test left it in trouble."""
+
+    def __init__(self, image, disks):
+        self.arguments = (image, disks, "tests-host")
+        self.machine = None
+
+    def run(self, command, timeout):
+        """(status, output) of a command on the host; a splat or time-out fails the test."""
+        if self.machine is None:
+            self.machine = Machine(*self.arguments, memory=6144, smp=4, append="quiet")
+            self.machine.__enter__()
+            try:
+                self.machine.boot(180)
+            except BaseException:
+                self.stop()
+                raise
+        try:
+            result = self.machine.run(command, timeout)
+            self.machine.check_splats()
+            return result
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self):
+        if self.machine:
+            self.machine.stop()
+            self.machine = None
+
+
+@pytest.fixture(scope="session")
+def host(image, disks):
+    shared = Host(image, disks)
+    yield shared
+    shared.stop()

@@ -1,0 +1,79 @@
+"""The boot harness: time-outs, splats, commands, clean endings."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from workbench.emulator import SPLAT, Machine, leftovers
+from workbench.ui import Fail
+
+
+def booted(image, disks, name):
+    return Machine(image, disks, name, smp=1, append="quiet")
+
+
+@pytest.mark.normal
+def test_commands_and_timeouts(image, disks):
+    with booted(image, disks, "harness") as machine:
+        machine.boot(120)
+        assert machine.run("echo one; echo two; exit 3") == (3, "one\ntwo")
+        status, output = machine.run("printf 'no newline'")
+        assert (status, output) == (0, "no newline")
+        with pytest.raises(Fail, match=r"L1: no 'never' within 1 s; log build/log/harness/L1.log"):
+            machine.wait("L1", "never", 1)
+        with pytest.raises(Fail, match=r"'sleep 60' took more than 1 s"):
+            machine.run("sleep 60", timeout=1)
+    assert leftovers() == []
+
+
+@pytest.mark.normal
+def test_splat_fails_and_is_shown(image, disks):
+    with booted(image, disks, "splat") as machine:
+        machine.boot(120)
+        machine.run("echo '<2>BUG: made up by a test' >/dev/kmsg; echo '<2>its second line' >/dev/kmsg; sleep 1")
+        with pytest.raises(Fail, match=r"(?s)L0's kernel is in trouble.*made up by a test.*its second line"):
+            machine.check_splats()
+    assert leftovers() == []
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("line", [
+    "[    1.0] WARNING: CPU: 0 PID: 1 at arch/arm64/kvm/nested.c:1 foo+0x1/0x2",
+    "[    1.0] Kernel panic - not syncing: Attempted to kill init!",
+    "[    1.0] BUG: KASAN: slab-use-after-free in foo",
+    "[    1.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!",
+    "[    1.0] rcu: INFO: rcu_sched self-detected stall on CPU",
+    "[    1.0] WARNING: possible circular locking dependency detected",
+    "[    1.0] UBSAN: shift-out-of-bounds in foo.c:1",
+    "[    1.0] INFO: task qemu:1 blocked for more than 120 seconds.",
+    "[    1.0] kernel BUG at arch/arm64/kvm/nested.c:1!",
+])
+def test_splats_are_recognised(line):
+    assert SPLAT.search(line)
+
+
+@pytest.mark.quick
+def test_missing_kernel_is_named(disks):
+    with pytest.raises(Fail, match="the emulator did not start.*no-such-image"):
+        with Machine("/no-such-image", disks, "missing"):
+            pass
+    assert leftovers() == []
+
+
+@pytest.mark.normal
+@pytest.mark.parametrize("after", [1, 6])
+def test_interrupt_leaves_nothing(after, image, disks):
+    """Ctrl-C: the whole foreground group gets SIGINT."""
+    program = ("import sys; from workbench.emulator import Machine\n"
+               f"with Machine({str(image)!r}, {[str(d) for d in disks]!r}, 'interrupted') as m: m.boot(120); m.wait('L0', 'never', 99)")
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(after)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(20)
+    assert leftovers() == []

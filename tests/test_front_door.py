@@ -1,0 +1,132 @@
+"""./nest itself: help, and refusals before the toolbox exists."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from workbench.paths import ROOT
+
+pytestmark = pytest.mark.quick
+
+COMMANDS = ("demo", "test", "tree", "export", "check", "build", "boot", "shell", "bench", "clean")
+NEST = ROOT / "nest"
+
+# What the front door needs of the host before it can make the toolbox.
+TOOLS = ("bash", "readlink", "dirname", "cat", "id", "awk", "grep", "sed", "sort", "sha256sum", "cut", "df",
+         "mkdir", "rm", "mv", "flock", "unshare", "setpriv", "tar", "tail", "sleep", "paste", "sh", "env", "cp", "touch")
+
+
+class Fresh:
+    """A host with the named tools only, fake ones where the test says so."""
+
+    def __init__(self, folder):
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        self.root = folder / "clone"
+        self.root.mkdir()
+        for name in ("nest", "toolbox", "userland", "workbench"):
+            (self.root / name).symlink_to(ROOT / name)
+        (self.root / "nest").unlink()
+        (self.root / "nest").write_bytes(NEST.read_bytes())
+        (self.root / "nest").chmod(0o755)
+        for tool in TOOLS:
+            found = [Path(d) / tool for d in ("/usr/bin", "/usr/sbin") if (Path(d) / tool).exists()]
+            (self.bin / tool).symlink_to(found[0])
+        self.fake("apt-get", "echo http://mirror.invalid/debian/")
+        self.fake("apt-config", "echo 'Acquire::Retries \"3\";'")
+        self.fake("mmdebstrap", "exit 1")
+        self.env = {"PATH": str(self.bin), "HOME": str(folder), "LC_ALL": "C"}
+
+    def fake(self, tool, script):
+        (self.bin / tool).unlink(missing_ok=True)
+        (self.bin / tool).write_text(f"#!/bin/sh\n{script}\n")
+        (self.bin / tool).chmod(0o755)
+
+    def nest(self, *args):
+        result = subprocess.run([self.bin / "bash", self.root / "nest", *args], env=self.env, text=True,
+                                capture_output=True, check=False)
+        return result.returncode, result.stdout, result.stderr
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    return Fresh(tmp_path)
+
+
+def test_overview_names_each_command(fresh):
+    status, output, _ = fresh.nest("--help")
+    assert status == 0
+    assert all(re.search(rf"^  {command} ", output, re.M) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_tells_each_option(command, fresh):
+    status, output, _ = fresh.nest(command, "--help")
+    assert status == 0 and output.startswith(f"usage: ./nest {command}")
+    source = (ROOT / "workbench/__main__.py").read_text() + (ROOT / "workbench/bench.py").read_text()
+    assert set(re.findall(r"--[a-z]+", output)) <= set(re.findall(r"--[a-z]+", source)) | {"--strict", "--help"}
+
+
+def test_unknown_command(fresh):
+    assert fresh.nest("dmeo") == (2, "", "nest: no command 'dmeo'; './nest --help' lists them\n")
+
+
+@pytest.mark.parametrize("tool", ["apt-get", "unshare"])
+def test_missing_tool(tool, fresh):
+    (fresh.bin / tool).unlink()
+    status, _, message = fresh.nest("tree")
+    assert status == 1 and message.startswith(f"nest: '{tool}' is missing: ")
+
+
+def test_too_little_disk(fresh):
+    fresh.fake("df", "printf 'Filesystem 1024-blocks Used Available Capacity Mounted\\n/dev/x 9 9 1048576 9%% /\\n'")
+    status, _, message = fresh.nest("tree")
+    assert status == 1 and "1 GiB free, the toolbox needs 6" in message and "XDG_CACHE_HOME" in message
+
+
+def test_no_network(fresh):
+    fresh.fake("mmdebstrap", "echo 'Temporary failure resolving mirror.invalid'; exit 25")
+    status, _, message = fresh.nest("tree")
+    assert status == 1 and "no network to the mirror" in message and "MIRROR=" in message
+    assert list((Path(fresh.env["HOME"]) / ".cache/nest").glob("toolbox-*")) == []
+
+
+def test_no_mirror(fresh):
+    fresh.fake("apt-get", "echo http://archive.invalid/ubuntu/")
+    status, _, message = fresh.nest("tree")
+    assert status == 1 and "no Debian mirror" in message and "MIRROR=" in message
+
+
+def test_mirror_and_apt_settings_reach_the_toolbox(fresh):
+    fresh.fake("mmdebstrap", 'for a; do last=$a; done; cat "$last"; echo "$@"; '
+               'for a; do case $a in --aptopt=*) cat "${a#--aptopt=}";; esac; done; exit 1')
+    fresh.env["MIRROR"] = "http://mine.invalid/debian/"
+    status, _, message = fresh.nest("tree")
+    log = (fresh.root / "build/log/toolbox.log").read_text()
+    assert status == 1 and "log: build/log/toolbox.log" in message
+    assert "deb http://mine.invalid/debian trixie-backports main" in log
+    assert "deb http://mine.invalid/debian-security trixie-security main" in log
+    assert 'Acquire::Retries "3";' in log
+
+
+def test_half_made_toolbox_is_not_trusted(fresh):
+    half = Path(fresh.env["HOME"]) / ".cache/nest/tmp.toolbox/root"
+    half.mkdir(parents=True)
+    fresh.nest("tree")
+    assert not half.exists()
+
+
+def test_linux_that_does_not_exist(fresh):
+    fresh.env["LINUX"] = "/no/such/kernel"
+    status, _, message = fresh.nest("tree")
+    assert status == 1
+    assert message == ("nest: LINUX=/no/such/kernel does not exist: "
+                       "give a folder, tarball or git tree of Linux 6.12.y\n")
+
+
+def test_packages_are_pinned_to_backports():
+    assert "trixie-backports" in (ROOT / "toolbox/preferences").read_text()
+    assert os.access(NEST, os.X_OK)

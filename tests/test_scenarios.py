@@ -1,0 +1,50 @@
+"""Boot scenarios of workbench/scenarios.py, and the demo."""
+
+import pytest
+
+from workbench import demo, images, kernel, scenarios
+from workbench.ui import Steps
+
+
+@pytest.mark.parametrize("scenario", [pytest.param(s, id=s.name, marks=getattr(pytest.mark, s.tier))
+                                      for s in scenarios.TABLE])
+def test_scenario(scenario, image, disks):
+    if scenario.kernel != "small":
+        with Steps(1).step(f"kernel ({scenario.kernel})") as step:
+            image = kernel.build(scenario.kernel, step)
+            disks = [disks[0], images.payload(scenario.kernel, image, [])]
+    reports = scenarios.play(scenario, image, disks)
+    assert scenarios.unexpected(scenario, reports) == []
+
+
+@pytest.mark.quick
+def test_scenario_mismatch_is_named():
+    scenario = scenarios.TABLE[0]
+    reports = {level: dict(fields) for level, fields in scenario.expect.items()}
+    assert scenarios.unexpected(scenario, reports) == []
+    reports["L1"]["el"] = "EL2"
+    assert scenarios.unexpected(scenario, reports) == ["L1: el is EL2, not EL1"]
+
+
+@pytest.mark.normal
+def test_demo(image, disks):
+    with Steps(1).step("demo") as step:
+        rows = demo.play(step, image, disks)
+    assert [(row["level"], row["EL"], row["mode"]) for row in rows] == [("L0", "EL2", "VHE"), ("L1", "EL1", "-")]
+    assert all(row["seconds"] > 0 and row["kernel"].startswith("6.12.") for row in rows)
+    assert [line.split()[0] for line in demo.table(rows).splitlines()] == ["level", "L0", "L1"]
+
+
+@pytest.mark.quick
+def test_virtual_el2_is_told_apart():
+    report = {"release": "6.12.1", "el": "EL2", "mode": "VHE", "cpus": "4", "seconds": "1.25"}
+    assert demo.row("L0", report, "QEMU")["EL"] == "EL2"
+    assert demo.row("L1", report, "QEMU")["EL"] == "vEL2"
+
+
+@pytest.mark.quick
+def test_every_scenario_line_is_sound():
+    names = [scenario.name for scenario in scenarios.TABLE]
+    assert len(names) == len(set(names))
+    for scenario in scenarios.TABLE:
+        assert scenario.kernel in kernel.FLAVOURS and "L0" in scenario.expect

@@ -1,0 +1,60 @@
+"""KVM's own selftests of the kernel tree, run on the booted host.
+
+tests/selftests.txt lists those that do not simply run in the normal tier.
+"""
+
+import re
+from collections import namedtuple
+
+import pytest
+
+from workbench.paths import ROOT, TREE
+
+Special = namedtuple("Special", "what arguments reason")
+SKIPPED = 4     # kselftest's exit status for "cannot run here"
+LIMITS = {"normal": 120, "long": 3600}      # seconds
+
+
+def programs():
+    """Names of all selftests that the tree builds for arm64, in its Makefile's order."""
+    makefile = (TREE / "tools/testing/selftests/kvm/Makefile").read_text()
+    found = re.findall(r"^TEST_GEN_PROGS_aarch64 \+= (\S+)$", makefile, re.M)
+    assert len(found) > 40, "the selftests' Makefile lists its programs in another way"
+    return found
+
+
+def special():
+    """The exceptions: name -> (long | fails, arguments, reason)."""
+    table = {}
+    for line in (ROOT / "tests/selftests.txt").read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            head, reason = line.split("#", 1)
+            name, what, *arguments = head.split()
+            table[name] = Special(what, " ".join(arguments), reason.strip())
+    return table
+
+
+def cases():
+    exceptions = special()
+    for name in programs():
+        case = exceptions.get(name, Special("normal", "", ""))
+        tier = "normal" if case.what in ("normal", "fails") else "long"
+        yield pytest.param(name, case, id=name, marks=getattr(pytest.mark, tier))
+
+
+@pytest.mark.parametrize("name, case", cases())
+def test_selftest(name, case, host):
+    if case.what == "fails":
+        pytest.skip(f"fails on the unpatched kernel, too: {case.reason}")
+    limit = LIMITS["long" if case.what == "long" else "normal"]
+    status, output = host.run(f"cd /tmp && /nest/selftests/{name} {case.arguments}", limit)
+    if status == SKIPPED:
+        pytest.skip((output.splitlines() or ["no reason given"])[-1])
+    assert status == 0, output[-2000:]
+
+
+@pytest.mark.quick
+def test_exceptions_are_selftests_with_reasons():
+    for name, case in special().items():
+        assert name in programs(), f"tests/selftests.txt: the tree has no {name}"
+        assert case.what in ("normal", "long", "fails") and case.reason
