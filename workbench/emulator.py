@@ -93,7 +93,8 @@ class Machine:
                    "-accel", "tcg" if icount else "tcg,thread=multi"]
         if icount:
             command += ["-icount", icount]
-        for number, disk in enumerate(disks):
+        # The kernel finds virtio-mmio devices from the last one to the first.
+        for number, disk in reversed(list(enumerate(disks))):
             command += ["-drive", f"if=none,id=d{number},file={disk},format=raw,readonly=on",
                         "-device", f"virtio-blk-device,drive=d{number}"]
         command += ["-device", "virtio-serial-device,max_ports=8"]

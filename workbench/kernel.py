@@ -13,7 +13,7 @@ from .ui import Fail, git, need_disk, run
 CROSS = "aarch64-linux-gnu-"
 MAKE = ["make", f"-j{os.cpu_count()}", "ARCH=arm64", f"CROSS_COMPILE={CROSS}",
         f"CC=ccache {CROSS}gcc", "HOSTCC=ccache gcc", "KBUILD_BUILD_TIMESTAMP=@0",
-        "KBUILD_BUILD_USER=nest", "KBUILD_BUILD_HOST=nest"]
+        "LOCALVERSION=", "KBUILD_BUILD_USER=nest", "KBUILD_BUILD_HOST=nest"]
 
 # Configuration fragments of each kernel, the later ones over the earlier.
 FLAVOURS = {
