@@ -15,11 +15,18 @@ Scenario = namedtuple("Scenario", "name tier kernel cpu smp guest expect")
 HOST = {"el": "EL2", "mode": "VHE", "kvm": "yes"}
 ORDINARY = {"el": "EL1", "mode": "-", "kvm": "no"}
 
+HYPERVISOR = {"el": "EL2", "mode": "VHE", "kvm": "yes"}
+
 TABLE = (
     Scenario("guest", "quick", "small", "max", 2, "--smp 1", {"L0": HOST, "L1": ORDINARY | {"cpus": "1"}}),
     Scenario("guest-smp", "normal", "small", "max", 2, "--smp 4", {"L0": HOST, "L1": ORDINARY | {"cpus": "4"}}),
     Scenario("guest-full", "normal", "small", "max", 2, "--smp 2 --root", {"L0": HOST, "L1": ORDINARY}),
     Scenario("guest-neoverse", "normal", "small", "neoverse-v1", 2, "--smp 2", {"L0": HOST, "L1": ORDINARY}),
+    Scenario("vel2", "quick", "small", "max", 2, "--el2 --root", {"L0": HOST, "L1": HYPERVISOR | {"cpus": "1"}}),
+    Scenario("vel2-smp", "normal", "small", "max", 2, "--el2 --root --smp 4",
+             {"L0": HOST, "L1": HYPERVISOR | {"cpus": "4"}}),
+    Scenario("vel2-neoverse", "normal", "small", "neoverse-v1", 2, "--el2 --root --smp 2",
+             {"L0": HOST, "L1": HYPERVISOR}),
     Scenario("guest-debug", "long", "debug", "max", 2, "--smp 2", {"L0": HOST, "L1": ORDINARY}),
 )
 

@@ -162,6 +162,9 @@ def start_tree(base):
     shutil.rmtree(work, ignore_errors=True)
     git("clone", "-q", "--no-checkout", "--branch", "base", str(base.repo), str(work), cwd=BUILD)
     git("remote", "remove", "origin", cwd=work)
+    # The base is a tag, not a branch of the same name.
+    git("symbolic-ref", "HEAD", f"refs/heads/{BRANCH}", cwd=work)
+    git("branch", "-q", "-D", "base", cwd=work)
     for key, name in (("user.name", "GIT_NAME"), ("user.email", "GIT_EMAIL")):
         if os.environ.get(name):
             git("config", key, os.environ[name], cwd=work)
