@@ -30,9 +30,10 @@ def test_scenario_mismatch_is_named():
 def test_demo(image, disks):
     with Steps(1).step("demo") as step:
         rows = demo.play(step, image, disks)
-    assert [(row["level"], row["EL"], row["mode"]) for row in rows] == [("L0", "EL2", "VHE"), ("L1", "EL1", "-")]
+    assert [(row["level"], row["EL"], row["mode"]) for row in rows] == [
+        ("L0", "EL2", "VHE"), ("L1", "vEL2", "VHE"), ("L2", "EL1", "-")]
     assert all(row["seconds"] > 0 and row["kernel"].startswith("6.12.") for row in rows)
-    assert [line.split()[0] for line in demo.table(rows).splitlines()] == ["level", "L0", "L1"]
+    assert [line.split()[0] for line in demo.table(rows).splitlines()] == ["level", "L0", "L1", "L2"]
 
 
 @pytest.mark.quick

@@ -95,8 +95,7 @@ def upstream_source():
         work = store / "upstream.tmp"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        run(["apt-get", "source", "--download-only", "--only-source", f"linux={full[-1]}"],
-            cwd=work, log=LOG / "upstream.log")
+        run(["apt-get", "source", "-q", "--download-only", "--only-source", f"linux={full[-1]}"], cwd=work)
         (work / tarball.name).rename(tarball)
         shutil.rmtree(work)
     return version, tarball
@@ -197,7 +196,7 @@ def resolve(step):
 
 
 def upstream(step):
-    """The upstream release of the pinned version, for `check`."""
+    """The upstream release of the pinned version, for `check`; Fail where the mirror lacks it."""
     repo = CACHE / "base" / f"upstream-{pinned()}.git"
     if repo.exists():
         return opened(repo)

@@ -23,19 +23,20 @@ def table(rows):
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in cells)
 
 
-def play(step, kernel, disks):
-    """Boot the levels; returns their rows."""
-    with Machine(kernel, disks, "demo", cpu=cpu_model("max"), smp=2) as host:
+def play(step, kernel, disks, vcpus=1):
+    """Boot host, guest hypervisor (with `vcpus` vCPUs) and nested guest; returns their rows."""
+    with Machine(kernel, disks, "demo", cpu=cpu_model("max"), smp=2, memory=3072) as host:
         step.progress("host")
-        report = host.boot()
+        rows = [row("L0", host.boot(), "QEMU TCG")]
         _, version = host.run("qemu-system-aarch64 --version | sed -n 's/.*version \\([0-9.]*\\).*/\\1/p'")
-        rows = [row("L0", report, "QEMU TCG")]
-        step.progress("guest")
-        host.start("/nest/guest L1 --smp 2")
+        step.progress("guest hypervisor")
+        host.start(f"/nest/guest L1 --el2 --root --smp {vcpus} --mem 1024 --job '/nest/guest L2 --mem 256'")
         rows.append(row("L1", host.report("L1", 120), f"QEMU {version}"))
-        status, output = host.finish(60, "the guest's power-off")
+        step.progress("nested guest")
+        rows.append(row("L2", host.report("L2", 180), f"QEMU {version}"))
+        status, output = host.finish(60, "the guests' power-off")
         if status:
-            raise Fail(f"the guest's VMM ended with status {status}: {output[-300:]}")
+            raise Fail(f"the guest hypervisor's VMM ended with status {status}: {output[-300:]}")
         host.power_off()
     step.done(f"{len(rows)} levels")
     return rows

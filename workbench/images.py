@@ -96,7 +96,7 @@ def payload(name, kernel, folders=()):
         shutil.copy(GUEST / script, staging / script)
     initramfs(staging / "initramfs.gz")
     for folder, inside in folders:
-        shutil.copytree(folder, staging / inside, ignore=shutil.ignore_patterns("*.o", "*.d", "*.stamp", "*.a"))
+        shutil.copytree(folder, staging / inside, ignore=shutil.ignore_patterns("*.o", "*.d", "*.stamp", "headers", "lib"))
     image = IMAGES / f"{name}.erofs"
     make_erofs(image, str(staging))
     shutil.rmtree(staging)

@@ -17,6 +17,9 @@ ORDINARY = {"el": "EL1", "mode": "-", "kvm": "no"}
 
 HYPERVISOR = {"el": "EL2", "mode": "VHE", "kvm": "yes"}
 
+# How a guest hypervisor starts its own guest.
+NESTED = "--el2 --root --mem 1024 --job '/nest/guest L2 --mem 256 --smp {}'"
+
 TABLE = (
     Scenario("guest", "quick", "small", "max", 2, "--smp 1", {"L0": HOST, "L1": ORDINARY | {"cpus": "1"}}),
     Scenario("guest-smp", "normal", "small", "max", 2, "--smp 4", {"L0": HOST, "L1": ORDINARY | {"cpus": "4"}}),
@@ -27,6 +30,14 @@ TABLE = (
              {"L0": HOST, "L1": HYPERVISOR | {"cpus": "4"}}),
     Scenario("vel2-neoverse", "normal", "small", "neoverse-v1", 2, "--el2 --root --smp 2",
              {"L0": HOST, "L1": HYPERVISOR}),
+    Scenario("nested", "normal", "small", "max", 2, NESTED.format(1) + " --smp 1",
+             {"L0": HOST, "L1": HYPERVISOR | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "1"}}),
+    Scenario("nested-smp", "normal", "small", "max", 2, NESTED.format(2) + " --smp 4",
+             {"L0": HOST, "L1": HYPERVISOR | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
+    Scenario("nested-neoverse", "normal", "small", "neoverse-v1", 2, NESTED.format(1) + " --smp 2",
+             {"L0": HOST, "L1": HYPERVISOR, "L2": ORDINARY}),
+    Scenario("nested-debug", "long", "debug", "max", 2, NESTED.format(1) + " --smp 2",
+             {"L0": HOST, "L1": HYPERVISOR, "L2": ORDINARY}),
     Scenario("guest-debug", "long", "debug", "max", 2, "--smp 2", {"L0": HOST, "L1": ORDINARY}),
 )
 
@@ -36,7 +47,7 @@ BOOT = {"small": 120, "debug": 900}
 
 def machine(scenario, kernel, disks, **options):
     return Machine(kernel, disks, f"scenario-{scenario.name}", cpu=cpu_model(scenario.cpu), smp=scenario.smp,
-                   **options)
+                   memory=3072, **options)
 
 
 def play(scenario, kernel, disks):
