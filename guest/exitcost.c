@@ -34,10 +34,12 @@
  * The guest: x0 = operation, x1 = iterations, x2 = its argument. Stores the
  * ticks that the loop took to RESULT, which ends the run.
  */
-extern const char guest_start[], guest_end[];
+extern const char guest_start[];
+extern const uint64_t guest_size;
 asm(
 "	.pushsection .rodata\n"
 "	.balign	4\n"
+"	.globl	guest_start, guest_size\n"
 "guest_start:\n"
 "	mov	x9, x0\n"
 "	mov	x10, x1\n"
@@ -58,7 +60,9 @@ asm(
 "	movz	x4, #0x0a00, lsl #16\n"
 "	str	x13, [x4, #8]\n"
 "	b	.\n"
-"guest_end:\n"
+"	.balign	8\n"
+"guest_size:\n"
+"	.quad	. - guest_start\n"
 "	.popsection\n");
 
 static const struct {
@@ -121,7 +125,7 @@ static void create_vm(void)
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
 		err(1, "mmap");
-	memcpy(memory, guest_start, guest_end - guest_start);
+	memcpy(memory, guest_start, guest_size);
 	__builtin___clear_cache(memory, (char *)memory + CODE_SIZE);
 	region.userspace_addr = (uint64_t)memory;
 	CALL(vm, KVM_SET_USER_MEMORY_REGION, &region);
