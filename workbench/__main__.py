@@ -85,8 +85,7 @@ def cmd_shell(args):
     print("The host's shell; /nest/guest starts guests, 'exit' powers off, Ctrl-A X kills the emulator.")
     with Machine(image, disks, "shell", cpu=cpu_model(args.cpu), smp=args.smp, interactive=True,
                  append=f"quiet {args.append}") as host:
-        while host.read_control(600, "waiting for the host's agent") != "NEST-AGENT ready":
-            pass
+        host.agent(600)
         host.start("shell")
         host.finish(86400, "the shell")
         host.start("poweroff -f")

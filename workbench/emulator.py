@@ -212,15 +212,14 @@ class Machine:
                 raise self.failed(level, f"no '{pattern}' within {timeout} s")
             time.sleep(0.05)
 
-    def read_control(self, timeout, what):
-        """The next line of the control port."""
-        deadline = time.monotonic() + timeout
+    def read_control(self, deadline, what):
+        """The next line of the control port.  deadline: by time.monotonic()."""
         while b"\n" not in self.reply:
             if self.process.poll() is not None:
                 raise self.failed("L0", f"the emulator ended during {what}")
             if time.monotonic() > deadline:
                 self.check_splats()
-                raise self.failed("L0", f"{what} took more than {timeout} s")
+                raise self.failed("L0", f"{what} took too long")
             ready, _, _ = select.select([self.sockets["ctl"]], [], [], 0.5)
             if ready:
                 self.reply += self.sockets["ctl"].recv(65536)
@@ -232,9 +231,13 @@ class Machine:
     def boot(self, timeout=120):
         """Wait for the host's report and its agent; returns the report's fields."""
         report = self.report("L0", timeout)
-        while self.read_control(timeout, "waiting for the host's agent") != "NEST-AGENT ready":
-            pass
+        self.agent(timeout)
         return report
+
+    def agent(self, timeout):
+        """Wait until the host level's agent takes commands."""
+        while self.read_control(time.monotonic() + timeout, "the start of the host's agent") != "NEST-AGENT ready":
+            pass
 
     def report(self, level, timeout):
         """A level's report: release, el, mode, cpus, kvm, seconds (to userspace)."""
@@ -248,10 +251,10 @@ class Machine:
         self.sockets["ctl"].sendall(f"{self.number} {text}\n".encode())
 
     def finish(self, timeout, what="the command"):
-        """(status, output) of the command started last."""
-        output = []
+        """(status, output) of the command started last.  timeout: seconds for all of it."""
+        output, deadline = [], time.monotonic() + timeout
         while True:
-            line = self.read_control(timeout, what)
+            line = self.read_control(deadline, what)
             match = re.fullmatch(rf"NEST-DONE {self.number} (\d+)", line)
             if match:
                 return int(match[1]), "\n".join(output).rstrip("\n")
