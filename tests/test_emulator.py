@@ -34,9 +34,8 @@ def test_commands_and_timeouts(image, disks):
 def test_splat_fails_and_is_shown(image, disks):
     with booted(image, disks, "splat") as machine:
         machine.boot(120)
-        machine.run("echo '<2>BUG: made up by a test' >/dev/kmsg; echo '<2>its second line' >/dev/kmsg; sleep 1")
-        with pytest.raises(Fail, match=r"(?s)L0's kernel is in trouble.*made up by a test.*its second line"):
-            machine.check_splats()
+        with pytest.raises(Fail, match=r"(?s)L0's kernel is in trouble.*made up by a test"):
+            machine.run("echo '<2>BUG: made up by a test' >/dev/kmsg; sleep 60")
     assert leftovers() == []
 
 
@@ -58,9 +57,9 @@ def test_splats_are_recognised(line):
 
 @pytest.mark.quick
 def test_missing_kernel_is_named(disks):
-    with pytest.raises(Fail, match="the emulator did not start.*no-such-image"):
-        with Machine("/no-such-image", disks, "missing"):
-            pass
+    with pytest.raises(Fail, match="(?s)the emulator (did not start|ended).*no-such-image"):
+        with Machine("/no-such-image", disks, "missing") as machine:
+            machine.boot(20)
     assert leftovers() == []
 
 

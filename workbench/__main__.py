@@ -131,7 +131,7 @@ def cmd_test(args):
     prepare(steps, tests=True)
     tier = "quick" if args.quick else "long" if args.long else "normal"
     command = [sys.executable, "-m", "pytest", str(ROOT / "tests"), f"--tier={tier}", "-p", "no:cacheprovider",
-               "--durations=10", "--durations-min=1"]
+               f"--basetemp={BUILD / 'pytest'}", "--durations=10", "--durations-min=1"]
     if args.filter:
         command += ["-k", args.filter]
     sys.stdout.flush()

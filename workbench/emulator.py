@@ -187,6 +187,8 @@ class Machine:
 
     def failed(self, level, waited_for):
         last = "\n".join(f"  {level}: {line}" for line in self.consoles[level].lines[-12:])
+        if self.process.poll() is not None and self.process.stdout:
+            last += "\n  emulator: " + self.process.stdout.read().decode(errors="replace").strip()
         return Fail(f"{level}: {waited_for}; log {shown(self.consoles[level].path)}, last lines:\n{last}")
 
     def wait(self, level, pattern, timeout, since=0):
