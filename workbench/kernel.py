@@ -48,7 +48,7 @@ def source_tree(flavour, step):
         return folder
     step.progress("checking out the unpatched kernel")
     shutil.rmtree(folder, ignore_errors=True)
-    git("clone", "-q", "--no-checkout", str(TREE), str(folder), cwd=BUILD)
+    git("clone", "-q", "--shared", "--no-checkout", str(TREE), str(folder), cwd=BUILD)
     git("checkout", "-q", "--detach", wanted, cwd=folder)
     return folder
 
@@ -188,7 +188,7 @@ def check_each(step):
     commits = tree("rev-list", "--reverse", f"{start}..{head}").split()
     folder = BUILD / "each"
     shutil.rmtree(folder, ignore_errors=True)
-    git("clone", "-q", "--no-checkout", str(TREE), str(folder), cwd=BUILD)
+    git("clone", "-q", "--shared", "--no-checkout", str(TREE), str(folder), cwd=BUILD)
     out = out_of("small")
     log = LOG / "each.log"
     for number, commit in enumerate(commits, 1):

@@ -103,9 +103,12 @@ def run(command, log=None, on_line=None, **options):
 
 def git(*args, cwd, env=None, stdin=None):
     """Run git in `cwd` with none of the user's settings; returns its output."""
+    # No garbage collection behind our back: a clone beside it finds objects gone.
+    settings = ("safe.directory=*", "gc.auto=0", "maintenance.auto=false")
     clean = {**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null",
-             "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*",
-             **(env or {})}
+             "GIT_CONFIG_COUNT": str(len(settings)), **(env or {})}
+    for number, setting in enumerate(settings):
+        clean[f"GIT_CONFIG_KEY_{number}"], clean[f"GIT_CONFIG_VALUE_{number}"] = setting.split("=")
     return run(["git", *args], cwd=cwd, env=clean, input=stdin)
 
 
