@@ -1,5 +1,7 @@
 """Choice of the base kernel."""
 
+import subprocess
+
 import pytest
 
 from workbench import base
@@ -33,3 +35,17 @@ def test_bad_pin_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(base, "PIN", pin)
     with pytest.raises(Fail, match="linux-version says '7.0'"):
         base.pinned()
+
+
+@pytest.mark.parametrize("answer, outcome", [("", True), ("E: Failed 404  Not Found", False), ("E: no route", Fail)])
+def test_fetch_tells_gone_from_broken(answer, outcome, tmp_path, monkeypatch):
+    def apt_helper(command, **_):
+        (tmp_path / "a.tar.partial").write_text("content")
+        return subprocess.CompletedProcess(command, 100 if answer else 0, "", answer)
+    monkeypatch.setattr(base.subprocess, "run", apt_helper)
+    if outcome is Fail:
+        with pytest.raises(Fail, match="downloading a.tar.xz failed: E: no route"):
+            base.fetch("http://mirror.invalid/a.tar.xz", "SHA256:0", tmp_path / "a.tar.xz")
+    else:
+        assert base.fetch("http://mirror.invalid/a.tar.xz", "SHA256:0", tmp_path / "a.tar.xz") is outcome
+        assert (tmp_path / "a.tar.xz").exists() is outcome

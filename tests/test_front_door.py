@@ -2,11 +2,15 @@
 
 import os
 import re
+import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from workbench import ui
 from workbench.paths import ROOT
 
 pytestmark = pytest.mark.quick
@@ -32,13 +36,15 @@ class Fresh:
         (self.root / "nest").unlink()
         (self.root / "nest").write_bytes(NEST.read_bytes())
         (self.root / "nest").chmod(0o755)
-        for tool in TOOLS:
-            found = [Path(d) / tool for d in ("/usr/bin", "/usr/sbin") if (Path(d) / tool).exists()]
-            (self.bin / tool).symlink_to(found[0])
+        self.real(*TOOLS)
         self.fake("apt-get", "echo http://mirror.invalid/debian/")
         self.fake("apt-config", "echo 'Acquire::Retries \"3\";'")
         self.fake("mmdebstrap", "exit 1")
         self.env = {"PATH": str(self.bin), "HOME": str(folder), "LC_ALL": "C"}
+
+    def real(self, *tools):
+        for tool in tools:
+            (self.bin / tool).symlink_to(shutil.which(tool))
 
     def fake(self, tool, script):
         (self.bin / tool).unlink(missing_ok=True)
@@ -130,3 +136,61 @@ def test_linux_that_does_not_exist(fresh):
 def test_packages_are_pinned_to_backports():
     assert "trixie-backports" in (ROOT / "toolbox/preferences").read_text()
     assert os.access(NEST, os.X_OK)
+
+
+def test_too_little_disk_for_the_workbench(tmp_path, monkeypatch):
+    monkeypatch.setattr(ui.os, "statvfs", lambda folder: os.statvfs_result((4096, 4096, 0, 0, 1 << 19, 0, 0, 0, 0, 255)))
+    ui.need_disk(2, "the test", tmp_path)
+    with pytest.raises(ui.Fail, match=r"has 2.0 GiB free, the test needs 3: make room, or run './nest clean'"):
+        ui.need_disk(3, "the test", tmp_path)
+
+
+def commands():
+    """Command lines of all processes."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(entry.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip())
+        except OSError:
+            pass
+    return found
+
+
+def key_of(*files):
+    """As the function of that name in ./nest."""
+    text = subprocess.run(["sh", "-c", 'cat "$@" | sha256sum | cut -c1-12', "sh", *files], check=True,
+                          capture_output=True, text=True)
+    return text.stdout.strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_end_at_any_point_leaves_no_process_and_no_mount(number, fresh):
+    """The front door enters its namespaces for real; the workbench in them is a stub with a child."""
+    cache = Path(fresh.env["HOME"]) / ".cache/nest"
+    cache.mkdir(parents=True)
+    root = fresh.root
+    (cache / f"toolbox-{key_of(*sorted((root / 'toolbox').iterdir()))}").symlink_to("/")
+    userland = key_of(root / "toolbox/sources", root / "toolbox/preferences", root / "userland/packages")
+    (cache / f"userland-{userland}.tar").touch()
+    (root / "workbench").unlink()
+    shutil.copytree(ROOT / "workbench/help", root / "workbench/help")
+    (root / "workbench/__main__.py").write_text(
+        "import subprocess, pathlib\npathlib.Path('/nest/entered').touch()\nsubprocess.run(['sleep', '98765'])\n")
+    fresh.real("mount", "chroot", "python3", "basename")
+    mounts = Path("/proc/self/mounts").read_text()
+    run = subprocess.Popen([fresh.bin / "bash", root / "nest", "tree"], env=fresh.env, start_new_session=True,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not (root / "entered").exists():
+        assert run.poll() is None and time.monotonic() < deadline, run.stderr.read()
+        time.sleep(0.05)
+    if number == signal.SIGKILL:
+        run.kill()
+    else:
+        os.killpg(run.pid, number)
+    run.wait(20)
+    deadline = time.monotonic() + 10
+    while any("98765" in command for command in commands()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any("98765" in command for command in commands())
+    assert Path("/proc/self/mounts").read_text() == mounts

@@ -2,17 +2,19 @@
 
 import pytest
 
-from workbench import demo, images, kernel, scenarios
+from workbench import demo, images, kernel, scenarios, stock
 from workbench.ui import Steps
 
 
 @pytest.mark.parametrize("scenario", [pytest.param(s, id=s.name, marks=getattr(pytest.mark, s.tier))
                                       for s in scenarios.TABLE])
 def test_scenario(scenario, image, disks):
-    if scenario.kernel != "small":
-        with Steps(1).step(f"kernel ({scenario.kernel})") as step:
+    stock_kernels = scenarios.stock_of(scenario)
+    if scenario.kernel != "small" or stock_kernels:
+        with Steps(1).step(f"payload of {scenario.name}") as step:
             image = kernel.build(scenario.kernel, step)
-            disks = [disks[0], images.payload(scenario.kernel, image, [])]
+            folders = [(stock.make(name, step), f"stock/{name}") for name in stock_kernels]
+            disks = [disks[0], images.payload(f"scenario-{scenario.name}", image, folders)]
     reports = scenarios.play(scenario, image, disks)
     assert scenarios.unexpected(scenario, reports) == []
 

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 
-from . import base, bench, demo, images, kernel, scenarios, series
+from . import base, bench, demo, images, kernel, scenarios, series, stock
 from .emulator import Machine, cpu_model
 from .paths import BUILD, CACHE, PATCHES, ROOT
 from .ui import Fail, Steps, need_disk
 
 
-def prepare(steps, flavour="small", tests=False):
+def prepare(steps, flavour="small", tests=False, stock_kernels=()):
     """Everything a boot needs; returns (kernel, disks)."""
     with steps.step("series") as step:
         series.make_tree(step, strict=False)
@@ -29,8 +29,11 @@ def prepare(steps, flavour="small", tests=False):
         folders.append((kernel.programs(step), "bin"))
     with steps.step("root image") as step:
         root = images.rootfs(step)
+    for name in stock_kernels:
+        with steps.step(f"stock kernel {name}") as step:
+            folders.append((stock.make(name, step), f"stock/{name}"))
     with steps.step("payload image") as step:
-        disk = images.payload(flavour + ("-tests" if tests else ""), image, folders)
+        disk = images.payload(flavour + ("-tests" if tests else "") + ("-stock" if stock_kernels else ""), image, folders)
         step.done(f"{disk.stat().st_size >> 20} MiB")
     return image, [root, disk]
 
@@ -67,14 +70,13 @@ def cmd_demo(args):
 
 
 def cmd_boot(args):
-    steps = Steps(6)
-    found = [s for s in scenarios.TABLE if s.name == args.scenario]
-    if not found:
-        raise Fail(f"no scenario '{args.scenario}': there are {', '.join(s.name for s in scenarios.TABLE)}")
-    image, disks = prepare(steps, found[0].kernel)
+    scenario = scenarios.named(args.scenario)
+    stock_kernels = scenarios.stock_of(scenario)
+    steps = Steps(6 + len(stock_kernels))
+    image, disks = prepare(steps, scenario.kernel, stock_kernels=stock_kernels)
     with steps.step(f"scenario {args.scenario}") as step:
-        reports = scenarios.play(found[0], image, disks)
-        wrong = scenarios.unexpected(found[0], reports)
+        reports = scenarios.play(scenario, image, disks, on_level=step.progress)
+        wrong = scenarios.unexpected(scenario, reports)
         if wrong:
             raise Fail("; ".join(wrong))
         step.done("as expected")
@@ -99,27 +101,23 @@ def cmd_check(args):
     with steps.step("as exported") as step:
         series.check_exported(step)
     with steps.step("applies") as step:
-        debian = base.resolve(step)
-        series.check_applies(step, debian)
+        bases, missing = [base.resolve(step)], ""
         if not os.environ.get("LINUX"):
-            check_upstream(step, debian)
+            upstream = base.upstream(step)
+            if upstream:
+                bases.append(upstream)
+            else:
+                missing = (f"; NOT CHECKED on upstream {base.pinned()}, whose source the mirror no longer has: "
+                           f"LINUX=linux-{base.pinned()}.tar.xz ./nest check does it")
+        for one in bases:
+            series.check_applies(step, one)
+        step.done("no fuzz, on " + " and on ".join(one.origin for one in bases) + missing)
     with steps.step("checkpatch --strict") as step:
         series.check_style(step)
     if args.each:
         with steps.step("each patch compiles") as step:
             kernel.check_each(step)
 
-
-def check_upstream(step, debian):
-    """The series on the upstream release, too, where the mirror carries its source."""
-    try:
-        upstream = base.upstream(step)
-    except Fail as error:
-        step.done(f"no fuzz, on {debian.origin}; NOT CHECKED on upstream, whose source the mirror does not give "
-                  f"({error}): use LINUX=linux-{base.pinned()}.tar.xz ./nest check")
-        return
-    series.check_applies(step, upstream)
-    step.done(f"no fuzz, on {debian.origin} and on {upstream.origin}")
 
 
 def cmd_bench(args):

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 from collections import namedtuple
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def choose(versions, wanted):
 def download(package, version, folder):
     """A Debian package file, kept in the cache; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = sorted(folder.glob(f"{package}_{version.replace(':', '%3a')}_*.deb"))
+    pattern = f"{package.removesuffix(':arm64')}_{version.replace(':', '%3a')}_*.deb"
+    found = sorted(folder.glob(pattern))
     if not found:
         partial = folder / "partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -55,7 +57,7 @@ def download(package, version, folder):
         run(["apt-get", "download", f"{package}={version}"], cwd=partial, log=LOG / "download.log")
         for deb in partial.iterdir():
             deb.rename(folder / deb.name)
-        found = sorted(folder.glob(f"{package}_{version.replace(':', '%3a')}_*.deb"))
+        found = sorted(folder.glob(pattern))
     return found[-1]
 
 
@@ -81,24 +83,36 @@ def debian_source(step):
     return version, download(f"linux-source-{SERIES}", package, store)
 
 
-def upstream_source():
-    """(version, tarball) of the upstream source that Debian's package carries."""
+def fetch(uri, checksum, file):
+    """Download a file with apt's settings; False where the mirror has it no more."""
+    partial = file.with_suffix(".partial")
+    result = subprocess.run(["/usr/lib/apt/apt-helper", "download-file", uri, str(partial), checksum],
+                            capture_output=True, text=True, check=False)
+    if result.returncode == 0:
+        partial.rename(file)
+    elif " 404 " not in result.stderr:
+        raise Fail(f"downloading {file.name} failed: {(result.stderr.strip().splitlines() or ['no reason given'])[0]}")
+    return result.returncode == 0
+
+
+def upstream(step):
+    """The upstream release of the pinned version, for `check`; None where the mirror has it no more.
+
+    It is the orig tarball of Debian's source package.
+    """
     version = pinned()
-    store = CACHE / "source"
-    tarball = store / f"linux_{version}.orig.tar.xz"
-    if not tarball.exists():
-        apt_update()
-        names = run(["apt-cache", "showsrc", "linux"])
-        full = re.findall(rf"^Version: ({re.escape(version)}-\S+)$", names, re.M)
-        if not full:
-            raise Fail(f"Debian has no source package of Linux {version}: set linux-version to one it has")
-        work = store / "upstream.tmp"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        run(["apt-get", "source", "-q", "--download-only", "--only-source", f"linux={full[-1]}"], cwd=work)
-        (work / tarball.name).rename(tarball)
-        shutil.rmtree(work)
-    return version, tarball
+    repo, tarball = CACHE / "base" / f"upstream-{version}.git", CACHE / "source" / f"linux_{version}.orig.tar.xz"
+    if repo.exists():
+        return opened(repo)
+    step.progress("downloading the upstream source")
+    apt_update()
+    listed = run(["apt-cache", "showsrc", "--only-source", "linux"])
+    for package in re.findall(rf"^Version: ({re.escape(version)}-\S+)$", listed, re.M):
+        uris = run(["apt-get", "source", "-q", "--print-uris", "--download-only", "--only-source", f"linux={package}"])
+        uri, checksum = re.search(r"^'(\S+\.orig\.tar\.xz)' \S+ \d+ (\S+)$", uris, re.M).groups()
+        if tarball.exists() or fetch(uri, checksum, tarball):
+            return from_tarball(tarball, repo.stem, f"upstream release {version}")
+    return None
 
 
 def kernel_version(folder):
@@ -193,13 +207,3 @@ def resolve(step):
     version, tarball = debian_source(step)
     package = tarball.name.split("_")[1]
     return from_tarball(tarball, f"debian-{version}", f"Debian linux-source-{SERIES} {package}")
-
-
-def upstream(step):
-    """The upstream release of the pinned version, for `check`; Fail where the mirror lacks it."""
-    repo = CACHE / "base" / f"upstream-{pinned()}.git"
-    if repo.exists():
-        return opened(repo)
-    step.progress("downloading the upstream source")
-    version, tarball = upstream_source()
-    return from_tarball(tarball, f"upstream-{version}", f"upstream release {version}")

@@ -1,6 +1,6 @@
 """./nest demo: the levels, booted, in a table."""
 
-from .emulator import Machine, cpu_model
+from . import images, scenarios
 from .ui import Fail
 
 # level, where its kernel runs, how it is told apart, its VMM
@@ -25,18 +25,12 @@ def table(rows):
 
 def play(step, kernel, disks, vcpus=1):
     """Boot host, guest hypervisor (with `vcpus` vCPUs) and nested guest; returns their rows."""
-    with Machine(kernel, disks, "demo", cpu=cpu_model("max"), smp=2, memory=3072) as host:
-        step.progress("host")
-        rows = [row("L0", host.boot(), "QEMU TCG")]
-        _, version = host.run("qemu-system-aarch64 --version | sed -n 's/.*version \\([0-9.]*\\).*/\\1/p'")
-        step.progress("guest hypervisor")
-        host.start(f"/nest/guest L1 --el2 --root --smp {vcpus} --mem 1024 --job '/nest/guest L2 --mem 256'")
-        rows.append(row("L1", host.report("L1", 120), f"QEMU {version}"))
-        step.progress("nested guest")
-        rows.append(row("L2", host.report("L2", 180), f"QEMU {version}"))
-        status, output = host.finish(60, "the guests' power-off")
-        if status:
-            raise Fail(f"the guest hypervisor's VMM ended with status {status}: {output[-300:]}")
-        host.power_off()
-    step.done(f"{len(rows)} levels")
-    return rows
+    scenario = scenarios.named("nested")
+    scenario = scenario._replace(name="demo", guest=f"{scenario.guest} --smp {vcpus}")
+    reports = scenarios.play(scenario, kernel, disks, on_level=step.progress)
+    wrong = scenarios.unexpected(scenario._replace(expect={**scenario.expect, "L1": scenarios.HYPERVISOR}), reports)
+    if wrong:
+        raise Fail("; ".join(wrong))
+    step.done(f"{len(reports)} levels")
+    return [row(level, report, "QEMU TCG" if level == "L0" else f"QEMU {images.vmm_version()}")
+            for level, report in reports.items()]

@@ -29,13 +29,15 @@ def rootfs(step):
     """The read-only arm64 root that host and guest hypervisors share (erofs, /dev/vda)."""
     image, stamp = IMAGES / "root.erofs", IMAGES / "root.stamp"
     key = make_key(USERLAND.name, GUEST / "rc")
-    if image.exists() and stamp.exists() and stamp.read_text() == key:
+    if image.exists() and stamp.exists() and stamp.read_text().split()[0] == key:
         step.done("unchanged")
         return image
     IMAGES.mkdir(parents=True, exist_ok=True)
     work = IMAGES / "root.tmp.tar"
     with tarfile.open(USERLAND) as full, tarfile.open(work, "w") as slim:
         for member in full:
+            if member.name == "./usr/bin/qemu-system-aarch64":
+                version = re.search(rb"QEMU v(\d[\d.]*)", full.extractfile(member).read())[1].decode()
             if not UNUSED.match(member.name) and not member.isdev():
                 slim.addfile(member, full.extractfile(member) if member.isreg() else None)
         for folder in ("nest", "var", "share"):
@@ -45,9 +47,14 @@ def rootfs(step):
         slim.addfile(entry("./usr/bin/sh", tarfile.SYMTYPE, 0o777, link="busybox"))
     make_erofs(image, "--tar=f", str(work))
     work.unlink()
-    stamp.write_text(key)
+    stamp.write_text(f"{key} {version}")
     step.done(f"{image.stat().st_size >> 20} MiB")
     return image
+
+
+def vmm_version():
+    """Version of the QEMU in the root image."""
+    return (IMAGES / "root.stamp").read_text().split()[1]
 
 
 def make_erofs(image, *source):
@@ -58,8 +65,8 @@ def make_erofs(image, *source):
     os.replace(part, image)
 
 
-def initramfs(path):
-    """The innermost guest's whole userland: a static busybox and our init."""
+def initramfs(path, files=None):
+    """A guest's whole userland, a static busybox and our init; files: name -> content, more to put in."""
     busybox = None
     with tarfile.open(USERLAND) as full:
         busybox = full.extractfile("./usr/bin/busybox").read()
@@ -73,12 +80,14 @@ def initramfs(path):
         header = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
         archive.write(header + b"\0" * (-len(header) % 4) + data + b"\0" * (-len(data) % 4))
 
-    for folder in ("bin", "dev", "proc", "sys", "tmp", "run", "nest"):
+    for folder in ("bin", "dev", "proc", "sys", "tmp", "run", "nest", "mnt", "modules"):
         add(folder, 0o40755)
     add("bin/busybox", 0o100755, busybox)
     add("bin/sh", 0o120777, b"busybox")
     add("init", 0o100755, (GUEST / "rc").read_bytes())
     add("nest/init", 0o100755, (GUEST / "init").read_bytes())
+    for name, data in (files or {}).items():
+        add(name, 0o100644, data)
     add("TRAILER!!!", 0)
     path.write_bytes(gzip.compress(archive.getvalue(), 6, mtime=0))
 

@@ -4,45 +4,70 @@ A scenario boots the host and, in it, guests by guest/guest; it passes when each
 level reports what the line expects and no kernel at any level is in trouble.
 """
 
+import re
 from collections import namedtuple
 
 from .emulator import Machine, cpu_model
+from .ui import Fail
 
 # tier: quick, normal or long.  cpu/smp: of the emulated machine.  kernel: flavour.
 # guest: options of guest/guest for level L1, or None.  expect: level -> report fields.
 Scenario = namedtuple("Scenario", "name tier kernel cpu smp guest expect")
 
-HOST = {"el": "EL2", "mode": "VHE", "kvm": "yes"}
-ORDINARY = {"el": "EL1", "mode": "-", "kvm": "no"}
-
 HYPERVISOR = {"el": "EL2", "mode": "VHE", "kvm": "yes"}
+ORDINARY = {"el": "EL1", "mode": "-", "kvm": "no"}
 
 # How a guest hypervisor starts its own guest.
 NESTED = "--el2 --root --mem 1024 --job '/nest/guest L2 --mem 256 --smp {}'"
+# The same with Debian's stock kernel, as guest hypervisor and as its guest.
+DEBIAN = "--el2 --root --smp 2 --mem 1536 --stock {0} --job '/nest/guest L2 --mem 512 --stock {0}'"
 
 TABLE = (
-    Scenario("guest", "quick", "small", "max", 2, "--smp 1", {"L0": HOST, "L1": ORDINARY | {"cpus": "1"}}),
-    Scenario("guest-smp", "normal", "small", "max", 2, "--smp 4", {"L0": HOST, "L1": ORDINARY | {"cpus": "4"}}),
-    Scenario("guest-full", "normal", "small", "max", 2, "--smp 2 --root", {"L0": HOST, "L1": ORDINARY}),
-    Scenario("guest-neoverse", "normal", "small", "neoverse-v1", 2, "--smp 2", {"L0": HOST, "L1": ORDINARY}),
-    Scenario("vel2", "quick", "small", "max", 2, "--el2 --root", {"L0": HOST, "L1": HYPERVISOR | {"cpus": "1"}}),
+    Scenario("guest", "quick", "small", "max", 2, "--smp 1", {"L0": HYPERVISOR, "L1": ORDINARY | {"cpus": "1"}}),
+    Scenario("guest-smp", "normal", "small", "max", 2, "--smp 4", {"L0": HYPERVISOR, "L1": ORDINARY | {"cpus": "4"}}),
+    Scenario("guest-full", "normal", "small", "max", 2, "--smp 2 --root", {"L0": HYPERVISOR, "L1": ORDINARY}),
+    Scenario("guest-neoverse", "normal", "small", "neoverse-v1", 2, "--smp 2", {"L0": HYPERVISOR, "L1": ORDINARY}),
+    Scenario("vel2", "quick", "small", "max", 2, "--el2 --root", {"L0": HYPERVISOR, "L1": HYPERVISOR | {"cpus": "1"}}),
     Scenario("vel2-smp", "normal", "small", "max", 2, "--el2 --root --smp 4",
-             {"L0": HOST, "L1": HYPERVISOR | {"cpus": "4"}}),
+             {"L0": HYPERVISOR, "L1": HYPERVISOR | {"cpus": "4"}}),
     Scenario("vel2-neoverse", "normal", "small", "neoverse-v1", 2, "--el2 --root --smp 2",
-             {"L0": HOST, "L1": HYPERVISOR}),
+             {"L0": HYPERVISOR, "L1": HYPERVISOR}),
+    Scenario("vel2-debian", "normal", "small", "max", 2, "--el2 --root --smp 2 --mem 1024 --stock debian-6.12",
+             {"L0": HYPERVISOR, "L1": HYPERVISOR}),
+    Scenario("vel2-debian-newest", "normal", "small", "max", 2,
+             "--el2 --root --smp 2 --mem 1024 --stock debian-newest", {"L0": HYPERVISOR, "L1": HYPERVISOR}),
     Scenario("nested", "normal", "small", "max", 2, NESTED.format(1) + " --smp 1",
-             {"L0": HOST, "L1": HYPERVISOR | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "1"}}),
+             {"L0": HYPERVISOR, "L1": HYPERVISOR | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "1"}}),
     Scenario("nested-smp", "normal", "small", "max", 2, NESTED.format(2) + " --smp 4",
-             {"L0": HOST, "L1": HYPERVISOR | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
+             {"L0": HYPERVISOR, "L1": HYPERVISOR | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
     Scenario("nested-neoverse", "normal", "small", "neoverse-v1", 2, NESTED.format(1) + " --smp 2",
-             {"L0": HOST, "L1": HYPERVISOR, "L2": ORDINARY}),
+             {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
+    Scenario("nested-debian", "normal", "small", "max", 2, DEBIAN.format("debian-6.12"),
+             {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
+    Scenario("nested-debian-newest", "long", "small", "max", 2, DEBIAN.format("debian-newest"),
+             {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
+    Scenario("nested-debian-16k", "long", "small", "max", 2, DEBIAN.format("debian-16k"),
+             {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
     Scenario("nested-debug", "long", "debug", "max", 2, NESTED.format(1) + " --smp 2",
-             {"L0": HOST, "L1": HYPERVISOR, "L2": ORDINARY}),
-    Scenario("guest-debug", "long", "debug", "max", 2, "--smp 2", {"L0": HOST, "L1": ORDINARY}),
+             {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
+    Scenario("guest-debug", "long", "debug", "max", 2, "--smp 2", {"L0": HYPERVISOR, "L1": ORDINARY}),
 )
 
 # Seconds: the debug kernel is some ten times slower.
 BOOT = {"small": 120, "debug": 900}
+
+
+def named(name):
+    """The scenario of a name, or Fail."""
+    found = [scenario for scenario in TABLE if scenario.name == name]
+    if not found:
+        raise Fail(f"no scenario '{name}': there are {', '.join(scenario.name for scenario in TABLE)}")
+    return found[0]
+
+
+def stock_of(scenario):
+    """Names of the stock kernels that a scenario's guests run."""
+    return sorted(set(re.findall(r"--stock (\S+?)(?=['\s]|$)", scenario.guest)))
 
 
 def machine(scenario, kernel, disks, **options):
@@ -50,13 +75,18 @@ def machine(scenario, kernel, disks, **options):
                    memory=3072, **options)
 
 
-def play(scenario, kernel, disks):
-    """Run a scenario; returns the reports by level, raises Fail."""
+def play(scenario, kernel, disks, on_level=lambda level: None):
+    """Run a scenario; returns the reports by level, raises Fail.
+
+    on_level: called with each level's name before it is waited for.
+    """
     limit = BOOT[scenario.kernel]
     with machine(scenario, kernel, disks) as host:
+        on_level("L0")
         reports = {"L0": host.boot(limit)}
         host.start(f"/nest/guest L1 {scenario.guest}")
         for level in list(scenario.expect)[1:]:
+            on_level(level)
             reports[level] = host.report(level, limit)
         status, output = host.finish(limit, "the guest's power-off")
         if status:

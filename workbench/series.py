@@ -84,41 +84,68 @@ def unexported(now):
     return " and ".join(found)
 
 
-def apply_patch(patch, parent, index, cwd, what):
-    """Apply one patch on commit `parent`, with no fuzz; returns the new commit."""
-    with tempfile.TemporaryDirectory() as work:
-        message, diff = Path(work) / "message", Path(work) / "diff"
-        headers = git("mailinfo", "-b", str(message), str(diff), cwd=cwd, stdin=patch.read_text())
-        field = dict(re.findall(r"^(Author|Email|Subject|Date): (.*)$", headers, re.M))
-        if len(field) != 4 or not diff.stat().st_size:
-            raise Fail(f"patches/{patch.name} is no patch by 'git format-patch': restore it with "
-                       f"'git checkout patches/{patch.name}'")
-        env = {"GIT_INDEX_FILE": str(index)}
-        try:
-            git("apply", "--cached", "--whitespace=nowarn", str(diff), cwd=cwd, env=env)
-        except Fail as error:
-            raise Fail(f"patches/{patch.name} does not apply to {what}: {str(error).split('error: ')[-1]}") from None
-        new = git("write-tree", cwd=cwd, env=env).strip()
-        who = {"GIT_AUTHOR_NAME": field["Author"], "GIT_AUTHOR_EMAIL": field["Email"],
-               "GIT_AUTHOR_DATE": field["Date"]}
-        who |= {key.replace("AUTHOR", "COMMITTER"): value for key, value in who.items()}
-        text = f"{field['Subject']}\n\n{message.read_text().strip()}\n"
-        return git("commit-tree", new, "-p", parent, cwd=cwd, env=env | who, stdin=text).strip()
+class Files:
+    """The files that the patches touch, in an index of their own: small, so that each patch takes no time."""
+
+    def __init__(self, work, start, patches, cwd):
+        self.cwd, self.env = cwd, {"GIT_INDEX_FILE": str(Path(work) / "index")}
+        names = {name for patch in patches for name in re.findall(r"^(?:---|\+\+\+) [ab]/(.+)$", patch.read_text(), re.M)}
+        entries = git("ls-tree", "-r", start, "--", *sorted(names), cwd=cwd)
+        git("update-index", "--index-info", cwd=cwd, env=self.env, stdin=entries)
+        self.before = self.listed()
+
+    def listed(self):
+        """name -> (mode, blob)."""
+        lines = git("ls-files", "--stage", cwd=self.cwd, env=self.env).splitlines()
+        return {name: tuple(head.split()[:2]) for head, name in (line.split("\t", 1) for line in lines)}
+
+    def apply(self, diff):
+        """Apply a diff with no fuzz; returns the changes for git fast-import."""
+        git("apply", "--cached", "--whitespace=nowarn", str(diff), cwd=self.cwd, env=self.env)
+        before, self.before = self.before, self.listed()
+        gone = [f"D {name}\n" for name in before if name not in self.before]
+        return "".join(gone + [f"M {mode} {blob} {name}\n" for name, (mode, blob) in self.before.items()
+                               if before.get(name) != (mode, blob)])
+
+
+def commit_of(patch, files, work, what):
+    """A patch as (header with author, message, changes) of a commit for git fast-import."""
+    text, diff = Path(work) / "message", Path(work) / "diff"
+    headers = git("mailinfo", "-b", str(text), str(diff), cwd=files.cwd, stdin=patch.read_text())
+    field = dict(re.findall(r"^(Author|Email|Subject|Date): (.*)$", headers, re.M))
+    if len(field) != 4 or not diff.stat().st_size:
+        raise Fail(f"patches/{patch.name} is no patch by 'git format-patch': restore it with "
+                   f"'git checkout patches/{patch.name}'")
+    try:
+        changes = files.apply(diff)
+    except Fail as error:
+        raise Fail(f"patches/{patch.name} does not apply to {what}: {str(error).split('error: ')[-1]}") from None
+    who = f"{field['Author']} <{field['Email']}> {field['Date']}"
+    message = f"{field['Subject']}\n\n{text.read_text().strip()}\n"
+    return f"author {who}\ncommitter {who}\n", message, changes
 
 
 def apply_all(start, cwd, what, folder=PATCHES, step=None):
     """Apply the series on commit `start` without a working tree; returns the commits."""
-    commits = []
+    patches = patch_files(folder)
+    if not patches:
+        return []
+    parent, stream = start, []
     with tempfile.TemporaryDirectory() as work:
-        index = Path(work) / "index"
-        git("read-tree", start, cwd=cwd, env={"GIT_INDEX_FILE": str(index)})
-        patches = patch_files(folder)
+        files = Files(work, start, patches, cwd)
         for number, patch in enumerate(patches, 1):
             if step:
                 step.progress(f"patch {number} of {len(patches)}")
-            start = apply_patch(patch, start, index, cwd, what)
-            commits.append(start)
-    return commits
+            header, message, changes = commit_of(patch, files, work, what)
+            stream.append(f"commit refs/nest/applied\nmark :{number}\n{header}data {len(message.encode())}\n{message}"
+                          f"from {parent}\n{changes}\n")
+            parent = f":{number}"
+        marks = Path(work) / "marks"
+        git("fast-import", "--quiet", "--force", "--date-format=rfc2822", f"--export-marks={marks}", cwd=cwd,
+            stdin="".join(stream))
+        git("update-ref", "-d", "refs/nest/applied", cwd=cwd)
+        made = dict(line.split() for line in marks.read_text().splitlines())
+    return [made[f":{number}"] for number in range(1, len(patches) + 1)]
 
 
 def fetch_base(base):

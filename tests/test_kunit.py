@@ -1,0 +1,18 @@
+"""The series' KUnit tests, in a booted kernel."""
+
+import re
+
+import pytest
+
+from workbench.emulator import Machine
+
+
+@pytest.mark.normal
+def test_kunit(image, disks):
+    with Machine(image, disks, "kunit", smp=1, append="quiet kunit.enable=1") as machine:
+        machine.boot(120)
+        status, output = machine.run("cat /sys/kernel/debug/kunit/*/results")
+    assert status == 0, output
+    suites = re.findall(r"^# (\S+): pass:(\d+) fail:(\d+) skip:\d+ total:\d+$", output, re.M)
+    assert "kvm_arm64_nested" in [name for name, _, _ in suites], output
+    assert all(int(passed) > 0 and failed == "0" for _, passed, failed in suites), output
