@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * exitcost - what an exit of an ordinary KVM guest costs.
+ * exitcost - what an exit of a KVM guest costs.
  *
  * Runs a few instructions of guest code straight on /dev/kvm and prints, for
  * each kind of exit, counter ticks per operation as the guest sees them. Under
  * QEMU's "-icount shift=0" with a 1 GHz counter a tick is an instruction.
  *
  * Output: one line "<operation> <ticks>" each; exit status 1 and a line on
- * stderr when a system call fails.
+ * stderr when a system call fails. With the name of an operation as argument:
+ * that operation until killed, and no output.
  */
 #include <err.h>
 #include <fcntl.h>
@@ -73,6 +74,8 @@ static const struct {
 	{ "mmio-kernel",	1, GICD_BASE + 4 /* GICD_TYPER */ },
 	{ "mmio-user",		1, MMIO_BASE },
 };
+
+#define NR_OPERATIONS (sizeof(operations) / sizeof(operations[0]))
 
 static int kvm, vm, vcpu;
 static struct kvm_run *run;
@@ -171,10 +174,20 @@ static uint64_t ticks(int operation, uint64_t iterations)
 	return result;
 }
 
-int main(void)
+static void repeat(const char *name)
+{
+	for (unsigned int i = 0; i < NR_OPERATIONS; i++)
+		while (!strcmp(operations[i].name, name))
+			ticks(i, LONG);
+	errx(1, "no operation '%s'", name);
+}
+
+int main(int argc, char **argv)
 {
 	create_vm();
-	for (unsigned int i = 0; i < sizeof(operations) / sizeof(operations[0]); i++) {
+	if (argc > 1)
+		repeat(argv[1]);
+	for (unsigned int i = 0; i < NR_OPERATIONS; i++) {
 		uint64_t best = UINT64_MAX;
 
 		/* The slope leaves out what happens once; the minimum, the host's ticks. */
