@@ -32,6 +32,9 @@ def test_scenario_mismatch_is_named():
 def test_demo(image, disks):
     with Steps(1).step("demo") as step:
         rows = demo.play(step, image, disks)
+    counts = rows[1]["statistics"]
+    assert all(counts[name] > 0 for name in ("exits", "nested_exits_sync", "nested_erets_slow", "nested_shadow_faults"))
+    assert all(text in demo.told(rows) for text in demo.STATISTICS.values())
     assert [(row["level"], row["EL"], row["mode"]) for row in rows] == [
         ("L0", "EL2", "VHE"), ("L1", "vEL2", "VHE"), ("L2", "EL1", "-")]
     assert all(row["seconds"] > 0 and row["kernel"].startswith("6.12.") for row in rows)

@@ -65,7 +65,7 @@ def cmd_demo(args):
     image, disks = prepare(steps)
     with steps.step("boot") as step:
         rows = demo.play(step, image, disks, args.vcpus)
-    print(demo.table(rows))
+    print(f"{demo.table(rows)}\n\n{demo.told(rows)}")
     write_json(args.json, rows)
 
 

@@ -23,14 +23,49 @@ def table(rows):
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in cells)
 
 
+# The host's statistics of the guest hypervisor that the demo shows, and what they count.
+STATISTICS = {
+    "exits": "exits of the guest hypervisor and its guest",
+    "nested_exits_sync": "of these, exceptions of the nested guest that its hypervisor handles",
+    "nested_exits_irq": "interrupts of the hypervisor while its guest runs",
+    "nested_erets_slow": "entries into the nested guest",
+    "nested_shadow_faults": "stage-2 faults of the nested guest that the host solves",
+    "nested_tlbis": "TLB invalidations by the hypervisor that trap",
+    "nested_maint_irqs": "GIC maintenance interrupts for the hypervisor",
+}
+
+
+def statistics(host):
+    """The statistics of the only VM on the host: name -> count."""
+    names = " ".join(STATISTICS)
+    status, output = host.run(f"cd /sys/kernel/debug/kvm/*-* && for n in {names}; do echo $n $(cat $n); done")
+    if status:
+        raise Fail(f"the host has no statistics of its guest: {output[-200:]}")
+    return {name: int(count) for name, count in (line.split() for line in output.splitlines())}
+
+
+def told(rows):
+    """The guest hypervisor's statistics as text."""
+    return "\n".join(f"{rows[1]['statistics'][name]:9}  {text}" for name, text in STATISTICS.items())
+
+
 def play(step, kernel, disks, vcpus=1):
-    """Boot host, guest hypervisor (with `vcpus` vCPUs) and nested guest; returns their rows."""
+    """Boot host, guest hypervisor (with `vcpus` vCPUs) and nested guest; returns their rows.
+
+    The guest hypervisor's has its statistics, too.
+    """
     scenario = scenarios.named("nested")
-    scenario = scenario._replace(name="demo", guest=f"{scenario.guest} --smp {vcpus}")
-    reports = scenarios.play(scenario, kernel, disks, on_level=step.progress)
-    wrong = scenarios.unexpected(scenario._replace(expect={**scenario.expect, "L1": scenarios.HYPERVISOR}), reports)
+    # A second before the hypervisor powers off, so that its statistics can be read.
+    scenario = scenario._replace(name="demo", guest=scenarios.NESTED.format("1; sleep 1") + f" --smp {vcpus}",
+                                 expect=scenario.expect | {"L1": scenarios.HYPERVISOR})
+    counts = {}
+    reports = scenarios.play(scenario, kernel, disks, on_level=step.progress,
+                             inspect=lambda host: counts.update(statistics(host)))
+    wrong = scenarios.unexpected(scenario, reports)
     if wrong:
         raise Fail("; ".join(wrong))
     step.done(f"{len(reports)} levels")
-    return [row(level, report, "QEMU TCG" if level == "L0" else f"QEMU {images.vmm_version()}")
+    rows = [row(level, report, "QEMU TCG" if level == "L0" else f"QEMU {images.vmm_version()}")
             for level, report in reports.items()]
+    rows[1]["statistics"] = counts
+    return rows

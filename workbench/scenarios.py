@@ -75,20 +75,27 @@ def machine(scenario, kernel, disks, **options):
                    memory=3072, **options)
 
 
-def play(scenario, kernel, disks, on_level=lambda level: None):
+# Guests run beside the agent, which stays free to look at them.
+START = "(/nest/guest L1 {}; echo $? >/tmp/L1.status) >/tmp/L1.out 2>&1 </dev/null &"
+FINISH = "until [ -f /tmp/L1.status ]; do sleep 0.1; done; cat /tmp/L1.out; exit $(cat /tmp/L1.status)"
+
+
+def play(scenario, kernel, disks, on_level=lambda level: None, inspect=lambda host: None):
     """Run a scenario; returns the reports by level, raises Fail.
 
     on_level: called with each level's name before it is waited for.
+    inspect: called with the host once all levels are up.
     """
     limit = BOOT[scenario.kernel]
     with machine(scenario, kernel, disks) as host:
         on_level("L0")
         reports = {"L0": host.boot(limit)}
-        host.start(f"/nest/guest L1 {scenario.guest}")
+        host.run(START.format(scenario.guest))
         for level in list(scenario.expect)[1:]:
             on_level(level)
             reports[level] = host.report(level, limit)
-        status, output = host.finish(limit, "the guest's power-off")
+        inspect(host)
+        status, output = host.run(FINISH, limit)
         if status:
             raise host.failed("L1", f"its VMM ended with status {status}: {output[-300:]}")
         host.power_off()
