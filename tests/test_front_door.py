@@ -177,6 +177,8 @@ def test_end_at_any_point_leaves_no_process_and_no_mount(number, fresh):
     (root / "workbench/__main__.py").write_text(
         "import subprocess, pathlib\npathlib.Path('/nest/entered').touch()\nsubprocess.run(['sleep', '98765'])\n")
     fresh.real("mount", "chroot", "python3", "basename")
+    # The toolbox's root is no mount point, and its namespace private already.
+    fresh.fake("unshare", f'exec {shutil.which("unshare")} --propagation unchanged "$@"')
     mounts = Path("/proc/self/mounts").read_text()
     run = subprocess.Popen([fresh.bin / "bash", root / "nest", "tree"], env=fresh.env, start_new_session=True,
                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -111,7 +111,7 @@ def cmd_check(args):
                            f"LINUX=linux-{base.pinned()}.tar.xz ./nest check does it")
         for one in bases:
             series.check_applies(step, one)
-        step.done("no fuzz, on " + " and on ".join(one.origin for one in bases) + missing)
+        step.done(f"{len(series.patch_files())} patches, no fuzz, on " + " and on ".join(one.origin for one in bases) + missing)
     with steps.step("checkpatch --strict") as step:
         series.check_style(step)
     if args.each:
