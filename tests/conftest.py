@@ -7,7 +7,7 @@ to hours).  `./nest test` runs quick and normal ones.
 import pytest
 
 from workbench import images, kernel
-from workbench.emulator import Machine
+from workbench.emulator import Machine, cpu_model
 from workbench.images import IMAGES
 
 TIERS = ("quick", "normal", "long")
@@ -50,14 +50,15 @@ def image():
 class Host:
     """A booted host that is started anew when a test left it in trouble."""
 
-    def __init__(self, image, disks):
-        self.arguments = (image, disks, "tests-host")
+    def __init__(self, image, disks, cpu):
+        self.arguments = (image, disks, f"tests-host-{cpu}")
+        self.cpu = cpu_model(cpu)
         self.machine = None
 
     def run(self, command, timeout):
         """(status, output) of a command on the host; a splat or time-out fails the test."""
         if self.machine is None:
-            self.machine = Machine(*self.arguments, memory=6144, smp=4, append="quiet")
+            self.machine = Machine(*self.arguments, cpu=self.cpu, memory=6144, smp=4, append="quiet")
             self.machine.__enter__()
             try:
                 self.machine.boot(180)
@@ -80,6 +81,14 @@ class Host:
 
 @pytest.fixture(scope="session")
 def host(image, disks):
-    shared = Host(image, disks)
+    shared = Host(image, disks, "max")
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture(scope="session")
+def neoverse(image, disks):
+    """A host with few of the architecture's features."""
+    shared = Host(image, disks, "neoverse-v1")
     yield shared
     shared.stop()
