@@ -1,5 +1,7 @@
 """Boot scenarios of workbench/scenarios.py, and the demo."""
 
+import re
+
 import pytest
 
 from workbench import demo, images, kernel, scenarios, stock
@@ -32,6 +34,7 @@ def test_scenario_mismatch_is_named():
 def test_demo(image, disks):
     with Steps(1).step("demo") as step:
         rows = demo.play(step, image, disks)
+    assert rows[0]["VMM"] == "QEMU TCG" and re.fullmatch(r"QEMU 11\.\d+\.\d+", rows[1]["VMM"])
     counts = rows[1]["statistics"]
     assert all(counts[name] > 0 for name in ("exits", "nested_exits_sync", "nested_erets_slow", "nested_shadow_faults"))
     assert all(text in demo.told(rows) for text in demo.STATISTICS.values())

@@ -37,7 +37,7 @@ def rootfs(step):
     with tarfile.open(USERLAND) as full, tarfile.open(work, "w") as slim:
         for member in full:
             if member.name == "./usr/bin/qemu-system-aarch64":
-                version = re.search(rb"QEMU v(\d[\d.]*)", full.extractfile(member).read())[1].decode()
+                version = re.search(rb"QEMU emulator version (\d[\d.]*)", full.extractfile(member).read())[1].decode()
             if not UNUSED.match(member.name) and not member.isdev():
                 slim.addfile(member, full.extractfile(member) if member.isreg() else None)
         for folder in ("nest", "var", "share"):
