@@ -8,9 +8,11 @@ from workbench.ui import Steps
 
 @pytest.mark.quick
 def test_comparison():
-    rows = bench.compare({"hypercall": (1313.0, 1.0)}, {"hypercall": (1300.0, 1.0)}, bench.ORDINARY, "default")
+    rows = bench.compare({"hypercall": (1313.0, None)}, {"hypercall": (1300.0, None)}, bench.ORDINARY, "default")
     assert rows[0]["percent"] == pytest.approx(1.0)
     assert "+1.00%" in bench.table(rows)
+    both = bench.compare({"hypercall": (40000.0, 2.0)}, {"hypercall": (90000.0, 8.0)}, bench.NESTED, "nested")
+    assert bench.table(both).endswith("2.0 (peer 8.0)")
     alone = bench.compare({"hypercall": (40000.0, 8.0)}, {}, bench.NESTED, "nested")
     assert alone[0]["peer"] is None and "8.0" in bench.table(alone)
 

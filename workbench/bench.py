@@ -38,14 +38,14 @@ def machine(host, disks, name, mode):
 
 
 def ordinary(host, disks, name, mode):
-    """What exits of an ordinary guest cost: operation -> (instructions, host exits)."""
+    """What exits of an ordinary guest cost: operation -> (instructions, None: one exit each)."""
     with machine(host, disks, name, mode) as booted:
         booted.boot(300)
         status, output = booted.run("/nest/bin/exitcost", 300)
         if status:
             raise Fail(f"exitcost failed on the {name} kernel: {output[-300:]}")
         booted.power_off()
-    return {operation: (float(ticks), 1.0) for operation, ticks in re.findall(r"^(\S+) ([0-9.]+)$", output, re.M)}
+    return {operation: (float(ticks), None) for operation, ticks in re.findall(r"^(\S+) ([0-9.]+)$", output, re.M)}
 
 
 def nested(host, disks, name):
@@ -72,7 +72,7 @@ def table(rows):
     lines = [f"{'instructions for':16} {'in':15} {'host':8} {'patched':>10} {'peer':>10} {'difference':>11}  exits on the host"]
     for row in rows:
         peer = f"{row['peer']:10.1f} {row['percent']:+10.2f}%" if row["peer"] else f"{'-':>10} {'-':>11}"
-        exits = f"{row['exits']:.1f}" + (f" (peer {row['peer exits']:.1f})" if row["peer"] else "")
+        exits = " (peer ".join(f"{n:.1f}" for n in (row["exits"], row["peer exits"]) if n) + (")" if row["peer exits"] else "")
         lines.append(f"{row['operation']:16} {row['guest']:15} {row['mode']:8} {row['patched']:10.1f} {peer}  {exits}")
     return "\n".join(lines)
 
