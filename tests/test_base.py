@@ -49,3 +49,23 @@ def test_fetch_tells_gone_from_broken(answer, outcome, tmp_path, monkeypatch):
     else:
         assert base.fetch("http://mirror.invalid/a.tar.xz", "SHA256:0", tmp_path / "a.tar.xz") is outcome
         assert (tmp_path / "a.tar.xz").exists() is outcome
+
+
+def test_debians_patches_are_taken_back(tmp_path, monkeypatch):
+    """What stands in for the upstream release: Debian's source less its own patches to the files asked for."""
+    monkeypatch.setattr(base, "CACHE", tmp_path / "cache")
+    (tmp_path / "cache/base").mkdir(parents=True)
+    linux, patches = tmp_path / "linux", tmp_path / "debian/patches"
+    linux.mkdir()
+    patches.mkdir(parents=True)
+    (linux / "Makefile").write_text("VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 117\n")
+    for name in ("ours", "other"):
+        (linux / name).write_text("Debian\n")
+        (patches / f"{name}.patch").write_text(f"--- a/{name}\n+++ b/{name}\n@@ -1 +1 @@\n-Linus\n+Debian\n")
+    (patches / "series").write_text("# a comment\nours.patch\nother.patch\n")
+    packaging = tmp_path / "linux_6.12.117-1.debian.tar"
+    subprocess.run(["tar", "-cf", packaging, "-C", tmp_path, "debian"], check=True)
+    debian = base.import_folder(linux, "debian", "Debian")
+    less = base.without_patches(debian, packaging, ["ours"], "upstream")
+    assert [base.git("show", f"base:{name}", cwd=less.repo) for name in ("ours", "other")] == ["Linus\n", "Debian\n"]
+    assert (less.version, less.origin) == ("6.12.117", "upstream")

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -35,10 +36,14 @@ def apt_update():
     run(["apt-get", "update", "-o", "APT::Update::Error-Mode=any"], log=LOG / "apt.log")
 
 
+def version_key(version):
+    """What Debian's versions of one kernel series sort by."""
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
 def choose(versions, wanted):
     """Of Debian's package versions the one of kernel `wanted`, else the newest 6.12.y."""
-    ours = sorted((v for v in versions if v.startswith(SERIES + ".")),
-                  key=lambda v: [int(n) for n in re.findall(r"\d+", v)])
+    ours = sorted((v for v in versions if v.startswith(SERIES + ".")), key=version_key)
     exact = [v for v in ours if re.split("[-~]", v)[0] == wanted]
     if not ours:
         raise Fail("Debian's mirror has no linux-source-6.12: give the kernel with LINUX=")
@@ -95,24 +100,58 @@ def fetch(uri, checksum, file):
     return result.returncode == 0
 
 
-def upstream(step):
-    """The upstream release of the pinned version, for `check`; None where the mirror has it no more.
+def source_package(version, suffix, step):
+    """A file of Debian's source package `linux`, by its suffix, kept in the cache; None where the mirror has it no more."""
+    uris = run(["apt-get", "source", "-q", "--print-uris", "--download-only", "--only-source", f"linux={version}"])
+    uri, name, checksum = re.search(rf"^'(\S+)' (\S+{re.escape(suffix)}) \d+ (\S+)$", uris, re.M).groups()
+    file = CACHE / "source" / name
+    step.progress(f"downloading {name}")
+    return file if file.exists() or fetch(uri, checksum, file) else None
 
-    It is the orig tarball of Debian's source package.
+
+def upstream(debian, names, step):
+    """The upstream release of the pinned version, for `check`: the orig tarball of Debian's source package.
+
+    Where the mirror does not have it, Debian's source without Debian's own patches to the files `names`, taken
+    from the newest packaging that the mirror has; None without any.
     """
-    version = pinned()
-    repo, tarball = CACHE / "base" / f"upstream-{version}.git", CACHE / "source" / f"linux_{version}.orig.tar.xz"
-    if repo.exists():
-        return opened(repo)
-    step.progress("downloading the upstream source")
+    wanted = pinned()
+    name = f"upstream-{wanted}"
+    if (CACHE / "base" / f"{name}.git").exists():
+        return opened(CACHE / "base" / f"{name}.git")
     apt_update()
-    listed = run(["apt-cache", "showsrc", "--only-source", "linux"])
-    for package in re.findall(rf"^Version: ({re.escape(version)}-\S+)$", listed, re.M):
-        uris = run(["apt-get", "source", "-q", "--print-uris", "--download-only", "--only-source", f"linux={package}"])
-        uri, checksum = re.search(r"^'(\S+\.orig\.tar\.xz)' \S+ \d+ (\S+)$", uris, re.M).groups()
-        if tarball.exists() or fetch(uri, checksum, tarball):
-            return from_tarball(tarball, repo.stem, f"upstream release {version}")
+    listed = re.findall(rf"^Version: ({re.escape(SERIES)}\.\S+)$",
+                        run(["apt-cache", "showsrc", "--only-source", "linux"]), re.M)
+    for package in [v for v in listed if v.startswith(f"{wanted}-")]:
+        tarball = source_package(package, ".orig.tar.xz", step)
+        if tarball:
+            return from_tarball(tarball, name, f"upstream release {wanted}")
+    for package in sorted(set(listed), key=version_key, reverse=True):
+        packaging = source_package(package, ".debian.tar.xz", step)
+        if packaging:
+            return without_patches(debian, packaging, names, f"upstream {wanted}, as Debian's source without the "
+                                   f"patches of {package}: the mirror has no newer packaging and no upstream source")
     return None
+
+
+def without_patches(debian, packaging, names, origin):
+    """Debian's kernel with its own patches to the files `names` taken back, as a base of this one run."""
+    repo = CACHE / "base" / "unpatched.git"
+    shutil.rmtree(repo, ignore_errors=True)
+    git("clone", "-q", "--bare", "--shared", str(debian.repo), str(repo), cwd="/")
+    with tempfile.TemporaryDirectory() as work:
+        env = {"GIT_INDEX_FILE": f"{work}/index"}
+        run(["tar", "-xf", str(packaging), "-C", work, "debian/patches"])
+        folder = Path(work) / "debian/patches"
+        order = [line.split()[0] for line in (folder / "series").read_text().splitlines() if re.match(r"\w", line)]
+        git("read-tree", "base", cwd=repo, env=env)
+        for patch in reversed(order):
+            git("apply", "-R", "--cached", "--whitespace=nowarn", *(f"--include={name}" for name in names),
+                str(folder / patch), cwd=repo, env=env)
+        tree = git("write-tree", cwd=repo, env=env).strip()
+        commit = git("commit-tree", "-m", origin, tree, cwd=repo, env=STAMP).strip()
+    git("update-ref", "refs/heads/base", commit, cwd=repo)
+    return Base(repo.stem, debian.version, origin, repo)
 
 
 def kernel_version(folder):

@@ -93,13 +93,18 @@ def unexported(now):
     return " and ".join(found)
 
 
+def touched(patches):
+    """Names of the files that patches touch."""
+    return sorted({name for patch in patches
+                   for name in re.findall(r"^(?:---|\+\+\+) [ab]/(.+)$", patch.read_text(), re.M)})
+
+
 class Files:
     """The files that the patches touch, in an index of their own: small, so that each patch takes no time."""
 
     def __init__(self, work, start, patches, cwd):
         self.cwd, self.env = cwd, {"GIT_INDEX_FILE": str(Path(work) / "index")}
-        names = {name for patch in patches for name in re.findall(r"^(?:---|\+\+\+) [ab]/(.+)$", patch.read_text(), re.M)}
-        entries = git("ls-tree", "-r", start, "--", *sorted(names), cwd=cwd)
+        entries = git("ls-tree", "-r", start, "--", *touched(patches), cwd=cwd)
         git("update-index", "--index-info", cwd=cwd, env=self.env, stdin=entries)
         self.before = self.listed()
 
@@ -228,7 +233,8 @@ def format_series(now, folder):
     commits = series_commits(now)
     if not commits:
         raise Fail("build/linux has no patch on its base: nothing to export")
-    date = tree("log", "-1", "--format=%cI", now.head).strip()
+    # The author's date survives a round trip through the patches, the committer's does not.
+    date = tree("log", "-1", "--format=%aI", now.head).strip()
     who = {"GIT_COMMITTER_NAME": os.environ.get("GIT_NAME") or "The series",
            "GIT_COMMITTER_EMAIL": os.environ.get("GIT_EMAIL") or "series@localhost",
            "GIT_COMMITTER_DATE": date}
@@ -238,7 +244,7 @@ def format_series(now, folder):
     cover = folder / "0000-cover-letter.patch"
     # git counts the shortlog's author per run; the letter's own author is the newest patch's.
     author = tree("log", "-1", "--format=%an <%ae>", now.head).strip()
-    cover.write_text(re.sub(r"^From: .*$", f"From: {author}", cover.read_text(), count=1, flags=re.M))
+    cover.write_text(re.sub(r"^From: .*(\n .*)*$", f"From: {author}", cover.read_text(), count=1, flags=re.M))
     (folder / "README.md").write_text(overview(now, commits))
 
 

@@ -25,7 +25,7 @@ def release_of(stock):
     versions = [v for v in base.versions_of(f"{stock.package}:arm64") if v.startswith(stock.series)]
     if not versions:
         raise Fail(f"Debian's mirror has no {stock.package} {stock.series}")
-    newest = max(versions, key=lambda v: [int(n) for n in re.findall(r"\d+", v)])
+    newest = max(versions, key=base.version_key)
     about = run(["apt-cache", "show", f"{stock.package}:arm64={newest}"])
     return newest, re.search(r"^Depends:.*\blinux-image-(\d\S+)", about, re.M)[1]
 
@@ -41,7 +41,7 @@ def unpacked(stock, step):
     work = store / "stock.tmp"
     shutil.rmtree(work, ignore_errors=True)
     listed = run(["apt-cache", "pkgnames", "linux-"]).splitlines()
-    # Since 6.17 the Image and the modules are packages of their own.
+    # Debian splits newer kernels into Image and modules, and linux-image only depends on them.
     for part in ("image", "binary", "modules"):
         if f"linux-{part}-{release}" in listed or f"linux-{part}-{release}:arm64" in listed:
             step.progress(f"downloading linux-{part}-{release}")
@@ -67,7 +67,7 @@ def modules(folder):
 
 
 def make(name, step):
-    """A folder with the Image and the initramfs.gz of a stock kernel, made anew when Debian has a newer one."""
+    """A folder with the Image and the initramfs.gz of a stock kernel."""
     if not any(base.versions_of(f"{KERNELS[name].package}:arm64")):
         base.apt_update()
     folder = unpacked(KERNELS[name], step)
