@@ -9,6 +9,8 @@ import pytest
 from workbench import images, kernel
 from workbench.emulator import Machine, cpu_model
 from workbench.images import IMAGES
+from workbench.scenarios import BOOT
+from workbench.ui import Steps
 
 TIERS = ("quick", "normal", "long")
 
@@ -50,8 +52,9 @@ def image():
 class Host:
     """A booted host that is started anew when a test left it in trouble."""
 
-    def __init__(self, image, disks, cpu):
-        self.arguments = (image, disks, f"tests-host-{cpu}")
+    def __init__(self, flavour, disks, cpu):
+        self.arguments = (kernel.image_of(flavour), disks, f"tests-host-{flavour}-{cpu}")
+        self.limit = BOOT[flavour]
         self.cpu = cpu_model(cpu)
         self.machine = None
 
@@ -61,7 +64,7 @@ class Host:
             self.machine = Machine(*self.arguments, cpu=self.cpu, memory=6144, smp=4, append="quiet")
             self.machine.__enter__()
             try:
-                self.machine.boot(180)
+                self.machine.boot(self.limit)
             except BaseException:
                 self.stop()
                 raise
@@ -80,15 +83,25 @@ class Host:
 
 
 @pytest.fixture(scope="session")
-def host(image, disks):
-    shared = Host(image, disks, "max")
+def host(disks):
+    shared = Host("small", disks, "max")
     yield shared
     shared.stop()
 
 
 @pytest.fixture(scope="session")
-def neoverse(image, disks):
+def neoverse(disks):
     """A host with few of the architecture's features."""
-    shared = Host(image, disks, "neoverse-v1")
+    shared = Host("small", disks, "neoverse-v1")
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture(scope="session")
+def debug_host(disks):
+    """A host whose kernel looks for its own mistakes."""
+    with Steps(1).step("debug kernel") as step:
+        kernel.build("debug", step)
+    shared = Host("debug", disks, "max")
     yield shared
     shared.stop()

@@ -42,10 +42,11 @@ def cases():
         yield pytest.param(name, case, id=name, marks=getattr(pytest.mark, tier))
 
 
-def run(name, case, host):
+def run(name, case, host, slower=1):
+    """slower: how much longer than on the small kernel it may take."""
     if case.what == "fails":
         pytest.skip(f"fails on the unpatched kernel, too: {case.reason}")
-    limit = LIMITS["long" if case.what == "long" else "normal"]
+    limit = slower * LIMITS["long" if case.what == "long" else "normal"]
     status, output = host.run(f"cd /tmp && /nest/selftests/{name} {case.arguments}", limit)
     if status == SKIPPED:
         pytest.skip((output.splitlines() or ["no reason given"])[-1])
@@ -57,9 +58,21 @@ def test_selftest(name, case, host):
     run(name, case, host)
 
 
-@pytest.mark.parametrize("name, case", [case for case in cases() if re.match("aarch64/nv_|get-reg", case.id)])
+def of_nesting(tier=None):
+    """The selftests of nesting, in their own tier or in the one given."""
+    for case in cases():
+        if re.match("aarch64/nv_|get-reg", case.id):
+            yield pytest.param(*case.values, id=case.id, marks=getattr(pytest.mark, tier) if tier else case.marks)
+
+
+@pytest.mark.parametrize("name, case", of_nesting())
 def test_selftest_of_nesting_on_neoverse(name, case, neoverse):
     run(name, case, neoverse)
+
+
+@pytest.mark.parametrize("name, case", of_nesting("long"))
+def test_selftest_of_nesting_on_the_debug_kernel(name, case, debug_host):
+    run(name, case, debug_host, slower=10)
 
 
 @pytest.mark.quick
