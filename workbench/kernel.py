@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+from . import vmm
 from .paths import BUILD, CONFIG, GUEST, LOG, SOURCE, TREE
 from .series import tree
 from .ui import Fail, git, need_disk, run
@@ -169,7 +170,7 @@ def selftests(flavour, step):
 
 
 def programs(step):
-    """Build our own guest programs (guest/*.c), static; returns their folder."""
+    """Build our own guest programs (guest/*.c, and nestvm), static; returns their folder."""
     out = BUILD / "programs"
     out.mkdir(parents=True, exist_ok=True)
     sources = sorted(GUEST.glob("*.c"))
@@ -178,7 +179,8 @@ def programs(step):
         if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
             run([f"{CROSS}gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", str(program), str(source)],
                 log=LOG / f"{source.stem}.log")
-    step.done(f"{len(sources)} programs")
+    vmm.build(out, CROSS)
+    step.done(f"{len(sources) + 1} programs")
     return out
 
 

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Files into guest memory, each at a place of its own. */
+#include "nestvm.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define IMAGE_MAGIC	0x644d5241	/* "ARM\x64" */
+#define IMAGE_ALIGN	(2 * MIB)
+#define ROUND_UP(n, to)	(((n) + (to) - 1) / (to) * (to))
+
+/* Documentation/arch/arm64/booting.rst in the kernel; Xen has the same. */
+struct image_header {
+	uint32_t code[2];
+	uint64_t text_offset, image_size, flags, reserved[3];
+	uint32_t magic, pe_offset;
+};
+
+/* Reserve guest memory. */
+struct range place(struct vm *vm, const char *what, uint64_t start, uint64_t size)
+{
+	struct range range = { start, size, what };
+	unsigned int i;
+
+	if (start < RAM_BASE)
+		die("%s cannot be at %#lx: memory begins at %#lx", what, start, RAM_BASE);
+	if (!guest_memory(vm, start, size))
+		die("too little memory: %s at %#lx ends %lu MiB into it: give --mem more than %lu", what, start,
+		    ROUND_UP(start - RAM_BASE + size, MIB) / MIB, vm->opt->mem / MIB);
+	for (i = 0; i < vm->nr_ranges; i++)
+		if (start < vm->ranges[i].start + vm->ranges[i].size && vm->ranges[i].start < start + size)
+			die("%s at %#lx overlaps %s at %#lx: take another address", what, start,
+			    vm->ranges[i].what, vm->ranges[i].start);
+	vm->ranges[vm->nr_ranges++] = range;
+	return range;
+}
+
+static int open_file(const char *option, const char *file, uint64_t *size)
+{
+	struct stat stat;
+	int fd = open(file, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || fstat(fd, &stat))
+		die_errno("%s %s", option, file);
+	if (!S_ISREG(stat.st_mode))
+		die("%s %s: not a regular file", option, file);
+	*size = stat.st_size;
+	return fd;
+}
+
+static void read_all(int fd, const char *file, char *to, uint64_t size)
+{
+	while (size) {
+		ssize_t got = read(fd, to, size);
+
+		if (got < 0 && errno != EINTR)
+			die_errno("reading %s", file);
+		if (got == 0)
+			die("%s became shorter while it was read", file);
+		if (got > 0) {
+			to += got;
+			size -= got;
+		}
+	}
+}
+
+static struct range load_raw(struct vm *vm, const char *option, const char *file, uint64_t address)
+{
+	uint64_t size;
+	int fd = open_file(option, file, &size);
+	struct range range = place(vm, file, address, size);
+
+	read_all(fd, file, guest_memory(vm, range.start, size), size);
+	close(fd);
+	return range;
+}
+
+/* The image's own header says how much memory it takes, its BSS included. */
+static struct range load_image(struct vm *vm, const char *option, const char *file, uint64_t address)
+{
+	struct image_header header = { };
+	struct range range;
+	uint64_t size;
+	int fd = open_file(option, file, &size);
+
+	if (pread(fd, &header, sizeof(header), 0) != sizeof(header) || le32toh(header.magic) != IMAGE_MAGIC)
+		die("%s %s: no arm64 Image (no magic number): give an uncompressed arch/arm64/boot/Image", option, file);
+	address += le64toh(header.text_offset);
+	range = place(vm, file, address, le64toh(header.image_size) > size ? le64toh(header.image_size) : size);
+	read_all(fd, file, guest_memory(vm, range.start, size), size);
+	close(fd);
+	return range;
+}
+
+static uint64_t after(struct range range)
+{
+	return ROUND_UP(range.start + range.size, IMAGE_ALIGN);
+}
+
+void load_all(struct vm *vm)
+{
+	const struct options *opt = vm->opt;
+	struct range last = { RAM_BASE, 0, NULL };
+	unsigned int i;
+
+	for (i = 0; i < opt->nr_loads; i++)
+		load_raw(vm, "--load", opt->loads[i].file, opt->loads[i].address);
+	if (opt->xen)
+		last = load_image(vm, "--xen", opt->xen, RAM_BASE);
+	vm->kernel = load_image(vm, "--kernel", opt->kernel, after(last));
+	vm->entry = opt->xen ? last.start : vm->kernel.start;
+	vm->dtb = place(vm, "the device tree", after(vm->kernel), DTB_SIZE);
+	if (opt->initrd)
+		vm->initrd = load_raw(vm, "--initrd", opt->initrd, after(vm->dtb));
+}

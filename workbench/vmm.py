@@ -1,0 +1,45 @@
+"""Builds nestvm, our own VMM (vmm/), and fetches the arm64 packages that it needs."""
+
+import re
+import shutil
+
+from . import base
+from .paths import CACHE, LOG, ROOT
+from .ui import Fail, need_disk, run
+
+SOURCES = ROOT / "vmm"
+FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static"]
+
+
+def unpacked(package):
+    """Folder of an unpacked arm64 package of Debian's; what the cache holds is kept."""
+    store = CACHE / "source"
+    kept = sorted(store.glob(f"{package}_*.unpacked"))
+    if kept:
+        return kept[-1]
+    if not base.versions_of(f"{package}:arm64"):
+        base.apt_update()
+    versions = base.versions_of(f"{package}:arm64")
+    if not versions:
+        raise Fail(f"Debian's mirror has no {package} for arm64: name another with MIRROR=")
+    newest = max(versions, key=lambda v: [int(n) for n in re.findall(r"\d+", v)])
+    need_disk(1, f"unpacking {package}", CACHE)
+    work = store / f"{package}.tmp"
+    shutil.rmtree(work, ignore_errors=True)
+    run(["dpkg-deb", "-x", str(base.download(f"{package}:arm64", newest, store)), str(work)])
+    folder = store / f"{package}_{newest}.unpacked"
+    work.rename(folder)
+    return folder
+
+
+def build(out, cross):
+    """Build nestvm into the folder `out`; nothing is done when nothing changed."""
+    program = out / "nestvm"
+    sources = sorted(SOURCES.glob("*.c"))
+    newest = max(file.stat().st_mtime for file in SOURCES.iterdir())
+    if program.exists() and program.stat().st_mtime > newest:
+        return
+    libfdt = unpacked("libfdt-dev") / "usr"
+    library = next(libfdt.rglob("libfdt.a"))
+    run([f"{cross}gcc", *FLAGS, f"-I{libfdt / 'include'}", "-o", str(program), *map(str, sources), str(library)],
+        log=LOG / "nestvm.log")
