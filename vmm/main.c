@@ -26,7 +26,7 @@ static const char help[] =
 "  --xen-append TEXT    Xen's own command line\n"
 "  --load FILE@ADDRESS  put a file at a guest physical address (RAM begins at 0x40000000);\n"
 "                       up to 8 times\n"
-"  --disk FILE          a virtio disk, read-only where the file is; up to 8 times\n"
+"  --disk FILE          a virtio disk, read-only where FILE cannot be written; up to 8 times\n"
 "  --serial FILE        a second PL011, which writes to FILE\n"
 "  --no-reboot          end when the guest asks for a reset, instead of starting it anew\n"
 "  --help               this text\n"

@@ -274,7 +274,8 @@ static void open_disk(struct disk *disk, const char *file)
 	off_t size;
 
 	disk->file = open(file, O_RDWR | O_CLOEXEC);
-	if (disk->file < 0 && (errno == EACCES || errno == EROFS || errno == EPERM)) {
+	/* Busy: mounted here. */
+	if (disk->file < 0 && (errno == EACCES || errno == EROFS || errno == EPERM || errno == EBUSY)) {
 		disk->read_only = true;
 		disk->file = open(file, O_RDONLY | O_CLOEXEC);
 	}
