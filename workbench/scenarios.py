@@ -15,10 +15,14 @@ from .ui import Fail
 Scenario = namedtuple("Scenario", "name tier kernel cpu smp guest expect")
 
 HYPERVISOR = {"el": "EL2", "mode": "VHE", "kvm": "yes"}
+NVHE = HYPERVISOR | {"mode": "nVHE"}
+PROTECTED = HYPERVISOR | {"mode": "pKVM"}
 ORDINARY = {"el": "EL1", "mode": "-", "kvm": "no"}
 
 # How a guest hypervisor starts its own guest.
 NESTED = "--el2 --root --mem 1024 --job '/nest/guest L2 --mem 256 --smp {}'"
+# The same by nestvm at both levels; the guest hypervisor has VHE (--el2) or not (--e2h0).
+NESTVM = "--vmm nestvm --root --mem 1024 --job '/nest/guest L2 --vmm nestvm --mem 256 --smp {}'"
 # The same with Debian's stock kernel, as guest hypervisor and as its guest.
 DEBIAN = "--el2 --root --smp 2 --mem 1536 --stock {0} --job '/nest/guest L2 --mem 512 --stock {0}'"
 
@@ -56,6 +60,25 @@ TABLE = (
              {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
     Scenario("nested-debian-16k", "long", "small", "max", 2, DEBIAN.format("debian-16k"),
              {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
+    Scenario("nestvm-guest", "quick", "small", "max", 2, "--vmm nestvm --smp 2", {"L0": HYPERVISOR, "L1": ORDINARY | {"cpus": "2"}}),
+    Scenario("nestvm-vel2-smp", "normal", "small", "max", 2, "--vmm nestvm --el2 --root --smp 4",
+             {"L0": HYPERVISOR, "L1": HYPERVISOR | {"cpus": "4"}}),
+    Scenario("nestvm-nested", "normal", "small", "max", 2, NESTVM.format(2) + " --el2",
+             {"L0": HYPERVISOR, "L1": HYPERVISOR | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "2"}}),
+    Scenario("nestvm-nested-smp", "long", "small", "neoverse-v1", 2, NESTVM.format(2) + " --el2 --smp 4",
+             {"L0": HYPERVISOR, "L1": HYPERVISOR | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
+    Scenario("nested-nvhe", "normal", "small", "max", 2, NESTVM.format(2) + " --e2h0",
+             {"L0": HYPERVISOR, "L1": NVHE | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "2"}}),
+    Scenario("nested-nvhe-smp", "long", "small", "max", 2, NESTVM.format(1) + " --e2h0 --smp 4",
+             {"L0": HYPERVISOR, "L1": NVHE | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "1"}}),
+    Scenario("nested-nvhe-neoverse", "long", "small", "neoverse-v1", 2, NESTVM.format(2) + " --e2h0 --smp 4",
+             {"L0": HYPERVISOR, "L1": NVHE | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
+    Scenario("nested-protected", "normal", "small", "max", 2,
+             NESTVM.format(1) + " --e2h0 --append kvm-arm.mode=protected",
+             {"L0": HYPERVISOR, "L1": PROTECTED | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "1"}}),
+    Scenario("nested-protected-smp", "long", "small", "max", 2,
+             NESTVM.format(2) + " --e2h0 --smp 4 --append kvm-arm.mode=protected",
+             {"L0": HYPERVISOR, "L1": PROTECTED | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
     Scenario("nested-debug", "long", "debug", "max", 2, NESTED.format(1) + " --smp 2",
              {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
     Scenario("nested-neoverse-debug", "long", "debug", "neoverse-v1", 2, NESTED.format(1) + " --smp 2",

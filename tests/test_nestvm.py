@@ -1,0 +1,136 @@
+"""nestvm, our VMM: what it refuses, what its guests find, and how it ends."""
+
+import re
+
+import pytest
+
+from workbench.emulator import Machine
+
+NESTVM = "/nest/bin/nestvm"
+GUEST = f"{NESTVM} --kernel /nest/Image --initrd /nest/initramfs.gz"
+
+# Exit statuses, as `nestvm --help` tells them.
+POWER_OFF, ERROR, USAGE, RESET, CRASH = 0, 1, 2, 3, 4
+
+
+def run(host, job, options="", timeout=120):
+    """(status, console) of an ordinary guest that runs a shell command, which has no quotes."""
+    append = f'console=ttyAMA0 quiet panic=-1 NEST_LEVEL=L1 NEST_JOB="{job}"'
+    return host.run(f"{GUEST} --append '{append}' {options}", timeout)
+
+
+@pytest.mark.normal
+@pytest.mark.parametrize("arguments, status, line", [
+    ("", USAGE, "no kernel: give --kernel IMAGE; see nestvm --help"),
+    ("--kernel /nest/Image --smp 0", USAGE, "--smp 0: give a number from 1 to 64"),
+    ("--kernel /nest/Image --smp two", USAGE, "--smp two: give a number from 1 to 64"),
+    ("--kernel /nest/Image --mem -1", USAGE, "--mem -1: give a number from 1 to 1048576"),
+    ("--kernel /nest/Image --el2=nvhe", USAGE, r"--el2=nvhe: give --el2 \(VHE\) or --el2=e2h0 \(no VHE\)"),
+    ("--kernel /nest/Image --xen /nest/Image", USAGE, "--xen: Xen runs at EL2 without VHE: give --el2=e2h0, too"),
+    ("--kernel /nest/Image --load /nest/Image", USAGE, "--load /nest/Image: give FILE@ADDRESS, as in --load"),
+    ("--kernel /nest/Image --disks x", USAGE, "unknown option '--disks'"),
+    ("--kernel", USAGE, "--kernel needs a value"),
+    ("--kernel /nest/Image more", USAGE, "what is 'more'"),
+    ("--kernel /nest/no-such", ERROR, "--kernel /nest/no-such: No such file or directory"),
+    ("--kernel /nest/bin", ERROR, "--kernel /nest/bin: not a regular file"),
+    ("--kernel /nest/initramfs.gz", ERROR, "--kernel /nest/initramfs.gz: no arm64 Image .*: give an uncompressed"),
+    ("--kernel /nest/Image --mem 8", ERROR, "too little memory: /nest/Image .*: give --mem more than 8"),
+    ("--kernel /nest/Image --mem 32 --initrd /nest/Image", ERROR, "too little memory: /nest/Image .*: give --mem more than 32"),
+    ("--kernel /nest/Image --load /nest/init@0x40001000", ERROR, "/nest/Image at 0x40000000 overlaps /nest/init at 0x40001000"),
+    ("--kernel /nest/Image --load /nest/init@0x1000", ERROR, "/nest/init cannot be at 0x1000: memory begins at 0x40000000"),
+    ("--kernel /nest/Image --disk /nest/no-such", ERROR, "--disk /nest/no-such: No such file or directory"),
+    ("--kernel /nest/Image --disk /dev/null", ERROR, "--disk /dev/null: smaller than a sector of 512 bytes"),
+    ("--kernel /nest/Image --serial /nest/no-such", ERROR, "--serial /nest/no-such: Read-only file system"),
+])
+def test_refusals(arguments, status, line, host):
+    got, output = host.run(f"{NESTVM} {arguments}", 60)
+    assert len(output.splitlines()) == 1 and re.match(f"nestvm: {line}", output), output
+    assert got == status
+
+
+@pytest.mark.normal
+def test_host_without_kvm(host):
+    status, output = host.run(f"mv /dev/kvm /dev/kvm.off; {GUEST}; status=$?; mv /dev/kvm.off /dev/kvm; exit $status", 60)
+    assert (status, output) == (ERROR, "nestvm: no /dev/kvm: this needs a kernel with KVM that was booted at EL2")
+
+
+@pytest.mark.normal
+def test_host_without_nesting(image, disks):
+    with Machine(image, disks, "nestvm-refusals", smp=1, append="quiet", nested="") as machine:
+        machine.boot(120)
+        for option in ("--el2", "--el2=e2h0"):
+            status, output = machine.run(f"{GUEST} {option}")
+            assert status == ERROR
+            assert output == ("nestvm: --el2: this host gives no guest an EL2: boot it with kvm-arm.mode=nested, "
+                              "on a CPU with FEAT_NV2")
+
+
+@pytest.mark.normal
+def test_failing_ioctl_is_named(host):
+    """No room for a vCPU's file descriptor."""
+    status, output = host.run(f"ulimit -n 5; {GUEST}", 60)
+    assert (status, output) == (ERROR, "nestvm: ioctl KVM_CREATE_VCPU: Too many open files (errno 24)")
+
+
+@pytest.mark.normal
+def test_help(host):
+    status, output = host.run(f"{NESTVM} --help", 60)
+    assert status == 0
+    for option in ("kernel", "initrd", "append", "smp", "mem", "el2", "el2=e2h0", "xen", "xen-append", "load", "disk",
+                   "serial", "no-reboot", "help"):
+        assert f"\n  --{option} " in output
+    for status in ("0 the guest powered off", "2 bad arguments", "3 it asked for a reset", "4 it crashed"):
+        assert status in output
+
+
+@pytest.mark.normal
+def test_guest_finds_its_machine(host):
+    """Processors and their features, interrupt controllers, the second UART, and a file at its address."""
+    status, output = run(
+        host, "nproc; dmesg | grep -o -e ITS@ -e PMUv3; grep -m1 Features /proc/cpuinfo; echo second UART >/dev/ttyAMA1",
+        "--smp 4 --serial /tmp/second --load /nest/init@0x50000000")
+    assert status == POWER_OFF, output
+    lines = output.splitlines()
+    assert "4" in lines and "ITS@" in lines, output
+    assert re.search(r"Features.*\bpaca\b.*\bpacg\b", output) and re.search(r"Features.*\bsve\b", output), output
+    assert host.run("cat /tmp/second", 60)[1].strip() == "second UART"
+
+
+@pytest.mark.normal
+def test_disks(host):
+    """What a guest reads and writes is what the host has, to the last sector; a read-only disk stays as it is."""
+    status, output = host.run("cd /tmp && dd if=/dev/urandom of=a bs=513K count=15 2>/dev/null && truncate -s $(stat -c %s a) b "
+                              "&& cp /nest/init c && truncate -s 4096 c && md5sum <c", 60)
+    assert status == 0, output
+    status, console = run(host, "md5sum </dev/vda; dd if=/dev/vda of=/dev/vdb bs=100K && sync; cat /sys/block/vdc/ro",
+                          "--disk /tmp/a --disk /tmp/b --disk /nest/Image")
+    assert status == POWER_OFF, console
+    status, sums = host.run("cd /tmp && md5sum <a && cmp a b && rm a b c", 60)
+    assert status == 0 and sums in console, f"{sums}\n{console}"
+    assert "1" in console.splitlines(), console
+
+
+@pytest.mark.normal
+def test_reset(host):
+    """With --no-reboot a reset is an exit status; without, the guest starts anew: its disk says for how often."""
+    status, console = run(host, "reboot -f", "--no-reboot")
+    assert status == RESET, console
+    count = "read n </dev/vda; echo boot $n; echo $((n + 1)) | dd of=/dev/vda conv=sync 2>/dev/null; [ $n = 2 ] || reboot -f"
+    host.run("echo 1 | dd of=/tmp/n conv=sync", 60)
+    status, console = run(host, count, "--disk /tmp/n")
+    assert status == POWER_OFF and re.findall(r"^boot (\d)$", console, re.M) == ["1", "2"], console
+
+
+@pytest.mark.normal
+def test_panic_is_a_reset(host):
+    status, console = host.run(f"{GUEST} --append 'console=ttyAMA0 panic=-1 rdinit=/no-such' --no-reboot", 120)
+    assert status == RESET and "Kernel panic" in console, console[-1000:]
+
+
+@pytest.mark.normal
+def test_crash(host):
+    """An Image that loads a pair of registers from a device, which KVM cannot emulate."""
+    code = r"\x02\x40\xa1\xd2\x40\x04\x40\xa9"      # movz x2, #0xa00, lsl #16; ldp x0, x1, [x2]
+    status, output = host.run(f"(printf '{code}'; head -c 48 /dev/zero; printf 'ARM\\x64'; head -c 4096 /dev/zero) >/tmp/crash; "
+                              f"{NESTVM} --kernel /tmp/crash", 60)
+    assert status == CRASH and output == "nestvm: ioctl KVM_RUN of vCPU 0: Function not implemented (errno 38)", output
