@@ -44,6 +44,15 @@ def test_demo(image, disks):
     assert [line.split()[0] for line in demo.table(rows).splitlines()] == ["level", "L0", "L1", "L2"]
 
 
+@pytest.mark.long
+def test_demo_without_vhe(image, disks):
+    with Steps(1).step("demo --e2h0") as step:
+        rows = demo.play(step, image, disks, e2h0=True)
+    assert [(row["level"], row["EL"], row["mode"], row["VMM"]) for row in rows] == [
+        ("L0", "EL2", "VHE", "QEMU TCG"), ("L1", "vEL2", "nVHE", "nestvm"), ("L2", "EL1", "-", "nestvm")]
+    assert rows[1]["statistics"]["nested_shadow_faults"] > 0
+
+
 @pytest.mark.quick
 def test_virtual_el2_is_told_apart():
     report = {"release": "6.12.1", "el": "EL2", "mode": "VHE", "cpus": "4", "seconds": "1.25"}

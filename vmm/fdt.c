@@ -15,6 +15,7 @@
 #define EDGE		1
 #define LEVEL		4
 #define UART_CLOCK	24000000
+#define DOMU_MEM	(256 * MIB)
 
 static void *blob;
 
@@ -65,27 +66,43 @@ static void put_cells(const char *name, const uint32_t *values, unsigned int cou
 #define LO(n)	((uint32_t)(n))
 #define REG(start, size) CELLS("reg", HI(start), LO(start), HI(size), LO(size))
 
-static void add_module(const struct range *range, const char *what, size_t size)
+/* A domain's kernel and initrd: Xen's docs/misc/arm/device-tree/booting.txt. */
+static void add_modules(const struct vm *vm, const char *arguments)
 {
-	if (!range->size)
+	CELLS("#address-cells", 2);
+	CELLS("#size-cells", 2);
+	begin("module@%lx", (unsigned long)vm->kernel.start);
+	TEXTS("compatible", "multiboot,kernel\0multiboot,module");
+	REG(vm->kernel.start, vm->kernel.size);
+	text("bootargs", arguments);
+	end();
+	if (!vm->initrd.size)
 		return;
-	begin("module@%lx", (unsigned long)range->start);
-	fdt_property(blob, "compatible", what, size);
-	REG(range->start, range->size);
+	begin("module@%lx", (unsigned long)vm->initrd.start);
+	TEXTS("compatible", "multiboot,ramdisk\0multiboot,module");
+	REG(vm->initrd.start, vm->initrd.size);
 	end();
 }
 
-/* Xen's docs/misc/arm/device-tree/booting.txt */
-static void add_xen_modules(const struct vm *vm)
+/* A domain that Xen starts by itself. */
+static void add_domu(const struct vm *vm)
 {
-	static const char kernel[] = "multiboot,kernel\0multiboot,module", ramdisk[] = "multiboot,ramdisk\0multiboot,module";
+	begin("domU1");
+	text("compatible", "xen,domain");
+	CELLS("cpus", 1);
+	CELLS("memory", 0, DOMU_MEM / KIB);
+	flag("vpl011");
+	add_modules(vm, vm->opt->domu);
+	end();
+}
 
-	CELLS("#address-cells", 2);
-	CELLS("#size-cells", 2);
+static void add_xen(const struct vm *vm)
+{
 	text("xen,xen-bootargs", vm->opt->xen_append ?: "");
 	text("xen,dom0-bootargs", vm->opt->append);
-	add_module(&vm->kernel, kernel, sizeof(kernel));
-	add_module(&vm->initrd, ramdisk, sizeof(ramdisk));
+	add_modules(vm, vm->opt->append);
+	if (vm->opt->domu)
+		add_domu(vm);
 }
 
 static void add_linux_arguments(const struct vm *vm)
@@ -109,7 +126,7 @@ static void add_chosen(const struct vm *vm)
 	if (getrandom(seed, sizeof(seed), GRND_NONBLOCK) == sizeof(seed))
 		fdt_property(blob, "rng-seed", seed, sizeof(seed));
 	if (vm->opt->xen)
-		add_xen_modules(vm);
+		add_xen(vm);
 	else
 		add_linux_arguments(vm);
 	end();

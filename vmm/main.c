@@ -24,6 +24,8 @@ static const char help[] =
 "  --el2=e2h0           the same without VHE (HCR_EL2.E2H is RES0)\n"
 "  --xen IMAGE          start Xen, with kernel and initrd as dom0's; needs --el2=e2h0\n"
 "  --xen-append TEXT    Xen's own command line\n"
+"  --domu TEXT          a second domain of the same kernel and initrd, with this command line\n"
+"                       (one vCPU, 256 MiB, console ttyAMA0, which Xen's shows, too)\n"
 "  --load FILE@ADDRESS  put a file at a guest physical address (RAM begins at 0x40000000);\n"
 "                       up to 8 times\n"
 "  --disk FILE          a virtio disk, read-only where FILE cannot be written; up to 8 times\n"
@@ -120,7 +122,7 @@ static void set_el2(struct options *opt, const char *variant)
 	opt->el2 = variant ? EL2_E2H0 : EL2_VHE;
 }
 
-enum { KERNEL = 256, INITRD, APPEND, SMP, MEM, EL2, XEN, XEN_APPEND, LOAD, DISK, SERIAL, NO_REBOOT, HELP };
+enum { KERNEL = 256, INITRD, APPEND, SMP, MEM, EL2, XEN, XEN_APPEND, DOMU, LOAD, DISK, SERIAL, NO_REBOOT, HELP };
 
 static const struct option long_options[] = {
 	{ "kernel",	required_argument, NULL, KERNEL },
@@ -131,6 +133,7 @@ static const struct option long_options[] = {
 	{ "el2",	optional_argument, NULL, EL2 },
 	{ "xen",	required_argument, NULL, XEN },
 	{ "xen-append",	required_argument, NULL, XEN_APPEND },
+	{ "domu",	required_argument, NULL, DOMU },
 	{ "load",	required_argument, NULL, LOAD },
 	{ "disk",	required_argument, NULL, DISK },
 	{ "serial",	required_argument, NULL, SERIAL },
@@ -150,6 +153,7 @@ static void set_option(struct options *opt, int option)
 	case EL2:	 set_el2(opt, optarg); break;
 	case XEN:	 opt->xen = optarg; break;
 	case XEN_APPEND: opt->xen_append = optarg; break;
+	case DOMU:	 opt->domu = optarg; break;
 	case LOAD:	 add_load(opt, optarg); break;
 	case DISK:	 add_disk(opt, optarg); break;
 	case SERIAL:	 opt->serial = optarg; break;
@@ -177,8 +181,8 @@ static void parse(struct options *opt, int argc, char **argv)
 		usage("no kernel: give --kernel IMAGE");
 	if (opt->xen && opt->el2 != EL2_E2H0)
 		usage("--xen: Xen runs at EL2 without VHE: give --el2=e2h0, too");
-	if (opt->xen_append && !opt->xen)
-		usage("--xen-append without --xen IMAGE");
+	if ((opt->xen_append || opt->domu) && !opt->xen)
+		usage("%s without --xen IMAGE", opt->domu ? "--domu" : "--xen-append");
 }
 
 int main(int argc, char **argv)

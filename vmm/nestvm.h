@@ -73,7 +73,7 @@ struct load {
 };
 
 struct options {
-	const char *kernel, *initrd, *append, *xen, *xen_append, *serial;
+	const char *kernel, *initrd, *append, *xen, *xen_append, *domu, *serial;
 	struct load loads[MAX_FILES];
 	const char *disks[MAX_FILES];
 	unsigned int nr_loads, nr_disks;

@@ -64,7 +64,7 @@ def cmd_demo(args):
     steps = Steps(6)
     image, disks = prepare(steps)
     with steps.step("boot") as step:
-        rows = demo.play(step, image, disks, args.vcpus)
+        rows = demo.play(step, image, disks, args.vcpus, args.e2h0)
     print(f"{demo.table(rows)}\n\n{demo.told(rows)}")
     write_json(args.json, rows)
 
@@ -171,6 +171,7 @@ def parser():
     demo_command = command("demo", cmd_demo)
     demo_command.add_argument("--json")
     demo_command.add_argument("--vcpus", type=int, default=1)
+    demo_command.add_argument("--e2h0", action="store_true")
     boot = command("boot", cmd_boot)
     boot.add_argument("scenario", nargs="?", default="guest")
     shell = command("shell", cmd_shell)

@@ -49,15 +49,18 @@ def told(rows):
     return "\n".join(f"{rows[1]['statistics'][name]:9}  {text}" for name, text in STATISTICS.items())
 
 
-def play(step, kernel, disks, vcpus=1):
+def play(step, kernel, disks, vcpus=1, e2h0=False):
     """Boot host, guest hypervisor (with `vcpus` vCPUs) and nested guest; returns their rows.
 
-    The guest hypervisor's has its statistics, too.
+    The guest hypervisor's has its statistics, too.  e2h0: it has no VHE, which takes nestvm.
     """
-    scenario = scenarios.named("nested")
+    scenario = scenarios.named("nested-nvhe" if e2h0 else "nested")
     # A second before the hypervisor powers off, so that its statistics can be read.
-    scenario = scenario._replace(name="demo", guest=scenarios.NESTED.format("1; sleep 1") + f" --smp {vcpus}",
-                                 expect=scenario.expect | {"L1": scenarios.HYPERVISOR})
+    guest = scenarios.NESTVM.format("1; sleep 1") + " --e2h0" if e2h0 else scenarios.NESTED.format("1; sleep 1")
+    scenario = scenario._replace(name="demo", guest=f"{guest} --smp {vcpus}",
+                                 expect={"L0": scenarios.HYPERVISOR,
+                                         "L1": scenarios.NVHE if e2h0 else scenarios.HYPERVISOR,
+                                         "L2": scenarios.ORDINARY})
     counts = {}
     reports = scenarios.play(scenario, kernel, disks, on_level=step.progress,
                              inspect=lambda host: counts.update(statistics(host)))
@@ -65,7 +68,8 @@ def play(step, kernel, disks, vcpus=1):
     if wrong:
         raise Fail("; ".join(wrong))
     step.done(f"{len(reports)} levels")
-    rows = [row(level, report, "QEMU TCG" if level == "L0" else f"QEMU {images.vmm_version()}")
+    vmm = "nestvm" if e2h0 else f"QEMU {images.vmm_version()}"
+    rows = [row(level, report, "QEMU TCG" if level == "L0" else vmm)
             for level, report in reports.items()]
     rows[1]["statistics"] = counts
     return rows
