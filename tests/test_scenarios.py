@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from workbench import demo, images, kernel, scenarios, stock
+from workbench import demo, images, kernel, scenarios, stock, vmm
 from workbench.ui import Steps
 
 
@@ -15,7 +15,10 @@ def test_scenario(scenario, image, disks):
     if scenario.kernel != "small" or stock_kernels:
         with Steps(1).step(f"payload of {scenario.name}") as step:
             image = kernel.build(scenario.kernel, step)
-            folders = [(stock.make(name, step), f"stock/{name}") for name in stock_kernels]
+            folders = [(kernel.programs(step), "bin")]
+            folders += [(stock.make(name, step), f"stock/{name}") for name in stock_kernels]
+            if scenarios.has_xen(scenario):
+                folders.append((vmm.xen(), "xen"))
             disks = [disks[0], images.payload(f"scenario-{scenario.name}", image, folders)]
     reports = scenarios.play(scenario, image, disks)
     assert scenarios.unexpected(scenario, reports) == []

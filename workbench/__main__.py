@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 
-from . import base, bench, demo, images, kernel, scenarios, series, stock
+from . import base, bench, demo, images, kernel, scenarios, series, stock, vmm
 from .emulator import Machine, cpu_model
 from .paths import BUILD, CACHE, PATCHES, ROOT
 from .ui import Fail, Steps, need_disk
 
 
-def prepare(steps, flavour="small", tests=False, stock_kernels=()):
+def prepare(steps, flavour="small", tests=False, stock_kernels=(), xen=False):
     """Everything a boot needs; returns (kernel, disks)."""
     with steps.step("series") as step:
         series.make_tree(step, strict=False)
@@ -32,6 +32,8 @@ def prepare(steps, flavour="small", tests=False, stock_kernels=()):
     for name in stock_kernels:
         with steps.step(f"stock kernel {name}") as step:
             folders.append((stock.make(name, step), f"stock/{name}"))
+    if xen:
+        folders.append((vmm.xen(), "xen"))
     with steps.step("payload image") as step:
         disk = images.payload(flavour + ("-tests" if tests else "") + ("-stock" if stock_kernels else ""), image, folders)
         step.done(f"{disk.stat().st_size >> 20} MiB")
@@ -73,7 +75,7 @@ def cmd_boot(args):
     scenario = scenarios.named(args.scenario)
     stock_kernels = scenarios.stock_of(scenario)
     steps = Steps(6 + len(stock_kernels))
-    image, disks = prepare(steps, scenario.kernel, stock_kernels=stock_kernels)
+    image, disks = prepare(steps, scenario.kernel, stock_kernels=stock_kernels, xen=scenarios.has_xen(scenario))
     with steps.step(f"scenario {args.scenario}") as step:
         reports = scenarios.play(scenario, image, disks, on_level=step.progress)
         wrong = scenarios.unexpected(scenario, reports)

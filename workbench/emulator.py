@@ -241,9 +241,12 @@ class Machine:
         while self.read_control(time.monotonic() + timeout, "the start of the host's agent") != "NEST-AGENT ready":
             pass
 
-    def report(self, level, timeout):
-        """A level's report: release, el, mode, cpus, kvm, seconds (to userspace)."""
-        line = self.wait(level, rf"NEST-REPORT level={level} (.*)", timeout)
+    def report(self, level, timeout, console=None):
+        """A level's report: release, el, mode, cpus, kvm, seconds (to userspace).
+
+        console: the level on whose console it is, if not its own.
+        """
+        line = self.wait(console or level, rf"NEST-REPORT level={level} (.*)", timeout)
         return dict(field.split("=", 1) for field in line[1].split())
 
     def start(self, command):

@@ -17,12 +17,15 @@ Scenario = namedtuple("Scenario", "name tier kernel cpu smp guest expect")
 HYPERVISOR = {"el": "EL2", "mode": "VHE", "kvm": "yes"}
 NVHE = HYPERVISOR | {"mode": "nVHE"}
 PROTECTED = HYPERVISOR | {"mode": "pKVM"}
+DOM0 = {"el": "EL1", "mode": "xen", "kvm": "no"}
 ORDINARY = {"el": "EL1", "mode": "-", "kvm": "no"}
 
 # How a guest hypervisor starts its own guest.
 NESTED = "--el2 --root --mem 1024 --job '/nest/guest L2 --mem 256 --smp {}'"
 # The same by nestvm at both levels; the guest hypervisor has VHE (--el2) or not (--e2h0).
 NESTVM = "--vmm nestvm --root --mem 1024 --job '/nest/guest L2 --vmm nestvm --mem 256 --smp {}'"
+# Debian's Xen with its kernel as dom0, which waits for a line of input, and as a second domain.
+XEN = "--vmm nestvm --xen --mem 1024 --stock debian-6.12 --job 'read line'"
 # The same with Debian's stock kernel, as guest hypervisor and as its guest.
 DEBIAN = "--el2 --root --smp 2 --mem 1536 --stock {0} --job '/nest/guest L2 --mem 512 --stock {0}'"
 
@@ -79,6 +82,11 @@ TABLE = (
     Scenario("nested-protected-smp", "long", "small", "max", 2,
              NESTVM.format(2) + " --e2h0 --smp 4 --append kvm-arm.mode=protected",
              {"L0": HYPERVISOR, "L1": PROTECTED | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
+    Scenario("xen", "long", "small", "max", 2, XEN, {"L0": HYPERVISOR, "L1": DOM0, "L2": ORDINARY}),
+    Scenario("xen-smp", "long", "small", "max", 2, XEN + " --smp 4",
+             {"L0": HYPERVISOR, "L1": DOM0 | {"cpus": "4"}, "L2": ORDINARY}),
+    Scenario("xen-neoverse", "long", "small", "neoverse-v1", 2, XEN + " --smp 4",
+             {"L0": HYPERVISOR, "L1": DOM0 | {"cpus": "4"}, "L2": ORDINARY}),
     Scenario("nested-debug", "long", "debug", "max", 2, NESTED.format(1) + " --smp 2",
              {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
     Scenario("nested-neoverse-debug", "long", "debug", "neoverse-v1", 2, NESTED.format(1) + " --smp 2",
@@ -88,8 +96,9 @@ TABLE = (
     Scenario("guest-debug", "long", "debug", "max", 2, "--smp 2", {"L0": HYPERVISOR, "L1": ORDINARY}),
 )
 
-# Seconds: the debug kernel is some ten times slower.
+# Seconds: the debug kernel is some ten times slower; Xen starts two of Debian's kernels at a time.
 BOOT = {"small": 120, "debug": 900}
+XEN_BOOT = 600
 
 
 def named(name):
@@ -103,6 +112,10 @@ def named(name):
 def stock_of(scenario):
     """Names of the stock kernels that a scenario's guests run."""
     return sorted(set(re.findall(r"--stock (\S+?)(?=['\s]|$)", scenario.guest)))
+
+
+def has_xen(scenario):
+    return "--xen" in scenario.guest
 
 
 def machine(scenario, kernel, disks, **options):
@@ -121,15 +134,18 @@ def play(scenario, kernel, disks, on_level=lambda level: None, inspect=lambda ho
     on_level: called with each level's name before it is waited for.
     inspect: called with the host once all levels are up.
     """
-    limit = BOOT[scenario.kernel]
+    limit = XEN_BOOT if has_xen(scenario) else BOOT[scenario.kernel]
     with machine(scenario, kernel, disks) as host:
         on_level("L0")
         reports = {"L0": host.boot(limit)}
         host.run(START.format(scenario.guest))
         for level in list(scenario.expect)[1:]:
             on_level(level)
-            reports[level] = host.report(level, limit)
+            # What Xen's second domain writes is on Xen's console.
+            reports[level] = host.report(level, limit, "L1" if has_xen(scenario) else level)
         inspect(host)
+        if has_xen(scenario):
+            host.run("echo >/tmp/L1.in")
         status, output = host.run(FINISH, limit)
         if status:
             raise host.failed("L1", f"its VMM ended with status {status}: {output[-300:]}")

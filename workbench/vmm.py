@@ -32,6 +32,11 @@ def unpacked(package):
     return folder
 
 
+def xen():
+    """Folder with Debian's Xen."""
+    return unpacked("xen-hypervisor-4.20-arm64") / "boot"
+
+
 def build(out, cross):
     """Build nestvm into the folder `out`; nothing is done when nothing changed."""
     program = out / "nestvm"
