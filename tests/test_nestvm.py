@@ -123,7 +123,7 @@ def test_reset(host):
 
 @pytest.mark.normal
 def test_panic_is_a_reset(host):
-    status, console = host.run(f"{GUEST} --append 'console=ttyAMA0 panic=-1 rdinit=/no-such' --no-reboot", 120)
+    status, console = host.run(f"{GUEST} --append 'console=ttyAMA0 quiet panic=-1 rdinit=/no-such' --no-reboot", 120)
     assert status == RESET and "Kernel panic" in console, console[-1000:]
 
 

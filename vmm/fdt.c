@@ -164,7 +164,7 @@ static void add_cpus(const struct vm *vm)
 	end();
 	begin("psci");
 	TEXTS("compatible", "arm,psci-1.0\0arm,psci-0.2");
-	/* A hypervisor at EL2 is asked itself by HVC. */
+	/* At EL2, an HVC goes to the guest itself. */
 	text("method", vm->opt->el2 == EL2_NONE ? "hvc" : "smc");
 	end();
 }

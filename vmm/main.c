@@ -167,7 +167,7 @@ static void parse(struct options *opt, int argc, char **argv)
 	int option, before = 1;
 
 	opterr = 0;
-	while ((option = getopt_long(argc, argv, ":", long_options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "+:", long_options, NULL)) != -1) {
 		if (option == ':')
 			usage("%s needs a value", argv[before]);
 		if (option == '?')

@@ -3,7 +3,6 @@
 #include "nestvm.h"
 
 #include <errno.h>
-#include <linux/psci.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,7 +129,7 @@ static void handle_exit(struct vm *vm, unsigned int number)
 	case KVM_EXIT_INTR:
 		break;
 	case KVM_EXIT_SYSTEM_EVENT:
-		devices_lock();
+		devices_lock();		/* no device is left half-way */
 		system_event(vm, run->system_event.type);
 		break;
 	default:
