@@ -1,6 +1,5 @@
 """Builds nestvm, our own VMM (vmm/), and fetches the arm64 packages that it needs."""
 
-import re
 import shutil
 
 from . import base
@@ -22,7 +21,7 @@ def unpacked(package):
     versions = base.versions_of(f"{package}:arm64")
     if not versions:
         raise Fail(f"Debian's mirror has no {package} for arm64: name another with MIRROR=")
-    newest = max(versions, key=lambda v: [int(n) for n in re.findall(r"\d+", v)])
+    newest = max(versions, key=base.version_key)
     need_disk(1, f"unpacking {package}", CACHE)
     work = store / f"{package}.tmp"
     shutil.rmtree(work, ignore_errors=True)
