@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from workbench import demo, images, kernel, scenarios, stock, vmm
-from workbench.ui import Steps
+from workbench import acts, demo, images, kernel, scenarios, stock, vmm
+from workbench.ui import Fail, Steps
 
 
 @pytest.mark.parametrize("scenario", [pytest.param(s, id=s.name, marks=getattr(pytest.mark, s.tier))
@@ -15,7 +15,7 @@ def test_scenario(scenario, image, disks):
     if scenario.kernel != "small" or stock_kernels:
         with Steps(1).step(f"payload of {scenario.name}") as step:
             image = kernel.build(scenario.kernel, step)
-            folders = [(kernel.programs(step), "bin")]
+            folders = [(kernel.PROGRAMS, "bin")]
             folders += [(stock.make(name, step), f"stock/{name}") for name in stock_kernels]
             if scenarios.has_xen(scenario):
                 folders.append((vmm.xen(), "xen"))
@@ -31,6 +31,50 @@ def test_scenario_mismatch_is_named():
     assert scenarios.unexpected(scenario, reports) == []
     reports["L1"]["el"] = "EL2"
     assert scenarios.unexpected(scenario, reports) == ["L1: el is EL2, not EL1"]
+
+
+class Idle:
+    """A host that only tells how much memory is in use."""
+
+    def __init__(self, *, free, tables=0, machines=0):
+        self.text = (f"MemTotal: 9000 kB\nMemFree: {free} kB\nSecPageTables: {tables} kB\nPageTables: 8 kB\n"
+                     f"KernelStack: 8 kB\nPercpu: 8 kB\nSUnreclaim: 8 kB\nOnLists: 100 kB\n{machines}")
+        self.consoles = {}
+
+    def run(self, command, timeout=60):
+        return 0, self.text
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("left, told", [
+    ({"free": 8000}, ""), ({"free": 7000}, ""), ({"free": 6000}, "'Used': 2000"),
+    ({"free": 8000, "tables": 4}, "'SecPageTables': 4"), ({"free": 8000, "machines": 1}, "outlived its VMM")])
+def test_what_killed_guests_leave_behind_is_told(left, told):
+    before = acts.idle(Idle(free=8000))
+    if told:
+        with pytest.raises(Fail, match=told):
+            acts.compare(before, acts.idle(Idle(**left)), 1)
+    else:
+        acts.compare(before, acts.idle(Idle(**left)), 1)
+
+
+@pytest.mark.quick
+def test_way_of_pressure_that_did_nothing_is_told():
+    told = "\n".join(f"press: {way} 1 of 2" for way in acts.PRESSURE["L0"])
+    acts.check_pressure("L0", told)
+    with pytest.raises(Fail, match="no pressure on its guest by merge"):
+        acts.check_pressure("L0", told.replace("merge 1", "merge 0"))
+
+
+@pytest.mark.normal
+def test_load_tells_what_is_lost(host):
+    prepare = "truncate -s 4M /tmp/disk; d=$(losetup -f); losetup $d /tmp/disk; "
+    end = "; status=$?; losetup -d $d; exit $status"
+    status, output = host.run(prepare + "/nest/bin/load 1 memory 8 disk $d" + end, 60)
+    assert status == 0 and "memory: 2048 pages" in output and "disk: " in output
+    spoil = "(sleep 1; dd if=/dev/zero of=/tmp/disk bs=1M count=4 conv=notrunc 2>/dev/null) & "
+    status, output = host.run(prepare + spoil + "/nest/bin/load 4 memory 8 disk $d" + end, 60)
+    assert status == 1 and "LOST: block" in output and "1 kinds of load failed" in output
 
 
 @pytest.mark.normal

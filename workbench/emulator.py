@@ -241,13 +241,18 @@ class Machine:
         while self.read_control(time.monotonic() + timeout, "the start of the host's agent") != "NEST-AGENT ready":
             pass
 
-    def report(self, level, timeout, console=None):
+    def report(self, level, timeout, console=None, since=0):
         """A level's report: release, el, mode, cpus, kvm, seconds (to userspace).
 
-        console: the level on whose console it is, if not its own.
+        console: the level on whose console it is, if not its own.  since: as of `wait`.
         """
-        line = self.wait(console or level, rf"NEST-REPORT level={level} (.*)", timeout)
+        line = self.wait(console or level, rf"NEST-REPORT level={level} (.*)", timeout, since)
         return dict(field.split("=", 1) for field in line[1].split())
+
+    def job_status(self, level):
+        """Status of the job that a level ended last, or None."""
+        ended = re.findall(r"NEST-JOB status=(\d+)", "\n".join(self.consoles[level].lines))
+        return ended[-1] if ended else None
 
     def start(self, command):
         """Send a command to the host level without waiting for its end."""

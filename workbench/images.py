@@ -7,7 +7,7 @@ import shutil
 import tarfile
 from io import BytesIO
 
-from .kernel import make_key
+from .kernel import PROGRAMS, make_key
 from .paths import BUILD, GUEST, LOG, USERLAND
 from .ui import run
 
@@ -66,7 +66,7 @@ def make_erofs(image, *source):
 
 
 def initramfs(path, files=None):
-    """A guest's whole userland, a static busybox and our init; files: name -> content, more to put in."""
+    """A guest's whole userland, a static busybox, our init and load; files: name -> content, more to put in."""
     busybox = None
     with tarfile.open(USERLAND) as full:
         busybox = full.extractfile("./usr/bin/busybox").read()
@@ -80,12 +80,13 @@ def initramfs(path, files=None):
         header = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
         archive.write(header + b"\0" * (-len(header) % 4) + data + b"\0" * (-len(data) % 4))
 
-    for folder in ("bin", "dev", "proc", "sys", "tmp", "run", "nest", "mnt", "modules"):
+    for folder in ("bin", "dev", "proc", "sys", "tmp", "run", "nest", "nest/bin", "mnt", "modules"):
         add(folder, 0o40755)
     add("bin/busybox", 0o100755, busybox)
     add("bin/sh", 0o120777, b"busybox")
     add("init", 0o100755, (GUEST / "rc").read_bytes())
     add("nest/init", 0o100755, (GUEST / "init").read_bytes())
+    add("nest/bin/load", 0o100755, (PROGRAMS / "load").read_bytes())
     for name, data in (files or {}).items():
         add(name, 0o100644, data)
     add("TRAILER!!!", 0)
@@ -101,7 +102,7 @@ def payload(name, kernel, folders=()):
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     shutil.copy(kernel, staging / "Image")
-    for script in ("init", "agent", "guest"):
+    for script in ("init", "agent", "guest", "job"):
         shutil.copy(GUEST / script, staging / script)
     initramfs(staging / "initramfs.gz")
     for folder, inside in folders:

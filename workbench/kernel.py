@@ -11,6 +11,7 @@ from .paths import BUILD, CONFIG, GUEST, LOG, SOURCE, TREE
 from .series import tree
 from .ui import Fail, git, need_disk, run
 
+PROGRAMS = BUILD / "programs"       # guest/*.c, static
 CROSS = "aarch64-linux-gnu-"
 MAKE = ["make", f"-j{os.cpu_count()}", "ARCH=arm64", f"CROSS_COMPILE={CROSS}",
         f"CC=ccache {CROSS}gcc", "HOSTCC=ccache gcc", "KBUILD_BUILD_TIMESTAMP=@0",
@@ -171,17 +172,16 @@ def selftests(flavour, step):
 
 def programs(step):
     """Build our own guest programs (guest/*.c, and nestvm), static; returns their folder."""
-    out = BUILD / "programs"
-    out.mkdir(parents=True, exist_ok=True)
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
     sources = sorted(GUEST.glob("*.c"))
     for source in sources:
-        program = out / source.stem
+        program = PROGRAMS / source.stem
         if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-            run([f"{CROSS}gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", str(program), str(source)],
+            run([f"{CROSS}gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-o", str(program), str(source)],
                 log=LOG / f"{source.stem}.log")
-    vmm.build(out, CROSS)
+    vmm.build(PROGRAMS, CROSS)
     step.done(f"{len(sources) + 1} programs")
-    return out
+    return PROGRAMS
 
 
 def check_each(step):

@@ -7,12 +7,15 @@ level reports what the line expects and no kernel at any level is in trouble.
 import re
 from collections import namedtuple
 
+from . import acts
 from .emulator import Machine, cpu_model
 from .ui import Fail
 
 # tier: quick, normal or long.  cpu/smp: of the emulated machine.  kernel: flavour.
-# guest: options of guest/guest for level L1, or None.  expect: level -> report fields.
-Scenario = namedtuple("Scenario", "name tier kernel cpu smp guest expect")
+# guest: options of guest/guest for level L1.  expect: level -> report fields, and
+# as "job" the status of the job that a level was given.  act: what is done with the
+# levels once they are up (acts.py), which takes about so many seconds.
+Scenario = namedtuple("Scenario", "name tier kernel cpu smp guest expect act seconds", defaults=(acts.finish, 0))
 
 HYPERVISOR = {"el": "EL2", "mode": "VHE", "kvm": "yes"}
 NVHE = HYPERVISOR | {"mode": "nVHE"}
@@ -28,6 +31,35 @@ NESTVM = "--vmm nestvm --root --mem 1024 --job '/nest/guest L2 --vmm nestvm --me
 XEN = "--vmm nestvm --xen --mem 1024 --stock debian-6.12 --job 'read line'"
 # The same with Debian's stock kernel, as guest hypervisor and as its guest.
 DEBIAN = "--el2 --root --smp 2 --mem 1536 --stock {0} --job '/nest/guest L2 --mem 512 --stock {0}'"
+
+# Ways in which a guest hypervisor runs KVM: mode that it reports -> options of guest/guest.
+MODES = {"VHE": ""}
+
+
+def stress(mode):
+    """The scenarios that a guest hypervisor of each mode has to stand."""
+    levels = {"L0": HYPERVISOR, "L1": HYPERVISOR | {"mode": mode}, "L2": ORDINARY}
+    done = {level: fields | ({} if level == "L0" else {"job": "0"}) for level, fields in levels.items()}
+
+    def line(name, tier, job, expect=done, act=acts.finish, seconds=0, smp=2, mem=1024):
+        if mode != "VHE":
+            name += f"-{mode.lower()}"
+        return Scenario(name, tier, "small", "max", 2,
+                        f"--el2 --root --smp {smp} --mem {mem} {MODES[mode]} --monitor --job '/nest/job {job}'",
+                        expect, act, seconds)
+
+    return (
+        line("kill", "normal", "loaded 600 64 --mem 192", levels, acts.killed(2), seconds=30),
+        line("kill-100", "long", "loaded 600 64 --mem 192 --smp 2", levels, acts.killed(100), seconds=30),
+        line("pressure", "normal", "pressed 140 20 96 --mem 160", act=acts.pressure(15, 600), seconds=30, mem=768),
+        line("pressure-long", "long", "pressed 350 600 256 --mem 400 --smp 2", act=acts.pressure(600, 800), seconds=600, smp=4),
+        line("three", "normal", "three 2", levels | {"L1": done["L1"]}, seconds=40, mem=1280),
+        line("three-20", "long", "three 20", levels | {"L1": done["L1"]}, seconds=400, mem=1280),
+        line("load", "normal", "loaded 10 64 --smp 2", seconds=10, smp=4),
+        *(line(f"load-{smp}x{inner}", "long", f"loaded 600 128 --smp {inner}", seconds=600, smp=smp)
+          for smp, inner in ((1, 1), (1, 2), (4, 1), (4, 2))),
+    )
+
 
 TABLE = (
     Scenario("guest", "quick", "small", "max", 2, "--smp 1", {"L0": HYPERVISOR, "L1": ORDINARY | {"cpus": "1"}}),
@@ -94,7 +126,7 @@ TABLE = (
     Scenario("vel2-smp-debug", "long", "debug", "max", 2, "--el2 --root --smp 4 --mem 1024",
              {"L0": HYPERVISOR, "L1": HYPERVISOR | {"cpus": "4"}}),
     Scenario("guest-debug", "long", "debug", "max", 2, "--smp 2", {"L0": HYPERVISOR, "L1": ORDINARY}),
-)
+) + tuple(line for mode in MODES for line in stress(mode))
 
 # Seconds: the debug kernel is some ten times slower; Xen starts two of Debian's kernels at a time.
 BOOT = {"small": 120, "debug": 900}
@@ -118,14 +150,14 @@ def has_xen(scenario):
     return "--xen" in scenario.guest
 
 
-def machine(scenario, kernel, disks, **options):
+# Two nodes, so that memory has where to move to.
+NODES = [option for node in ("near", "far") for option in
+         ("-object", f"memory-backend-ram,id={node},size=1536M", "-numa", f"node,memdev={node}")]
+
+
+def machine(scenario, kernel, disks):
     return Machine(kernel, disks, f"scenario-{scenario.name}", cpu=cpu_model(scenario.cpu), smp=scenario.smp,
-                   memory=3072, **options)
-
-
-# Guests run beside the agent, which stays free to look at them.
-START = "(/nest/guest L1 {}; echo $? >/tmp/L1.status) >/tmp/L1.out 2>&1 </dev/null &"
-FINISH = "until [ -f /tmp/L1.status ]; do sleep 0.1; done; cat /tmp/L1.out; exit $(cat /tmp/L1.status)"
+                   memory=3072, options=NODES)
 
 
 def play(scenario, kernel, disks, on_level=lambda level: None, inspect=lambda host: None):
@@ -134,11 +166,11 @@ def play(scenario, kernel, disks, on_level=lambda level: None, inspect=lambda ho
     on_level: called with each level's name before it is waited for.
     inspect: called with the host once all levels are up.
     """
-    limit = XEN_BOOT if has_xen(scenario) else BOOT[scenario.kernel]
+    limit = (XEN_BOOT if has_xen(scenario) else BOOT[scenario.kernel]) + 5 * scenario.seconds
     with machine(scenario, kernel, disks) as host:
         on_level("L0")
         reports = {"L0": host.boot(limit)}
-        host.run(START.format(scenario.guest))
+        host.run(acts.START.format(scenario.guest))
         for level in list(scenario.expect)[1:]:
             on_level(level)
             # What Xen's second domain writes is on Xen's console.
@@ -146,10 +178,10 @@ def play(scenario, kernel, disks, on_level=lambda level: None, inspect=lambda ho
         inspect(host)
         if has_xen(scenario):
             host.run("echo >/tmp/L1.in")
-        status, output = host.run(FINISH, limit)
-        if status:
-            raise host.failed("L1", f"its VMM ended with status {status}: {output[-300:]}")
+        scenario.act(host, scenario.guest, limit)
         host.power_off()
+    for level, report in reports.items():
+        report["job"] = host.job_status(level)
     return reports
 
 

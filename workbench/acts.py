@@ -1,0 +1,96 @@
+"""What a scenario does once all of its levels are up.
+
+An act is called with the booted host, the options of guest/guest that started the
+guest hypervisor, and how many seconds its slowest step may take; it raises Fail.
+"""
+
+import random
+import re
+import time
+
+from .ui import Fail
+
+# Guests run beside the agent, which stays free to look at them.
+START = "rm -f /tmp/L1.status; (/nest/guest L1 {}; echo $? >/tmp/L1.status) >/tmp/L1.out 2>&1 </dev/null &"
+ENDED = "until [ -f /tmp/L1.status ]; do sleep 0.1; done"
+FINISH = f"{ENDED}; cat /tmp/L1.out; exit $(cat /tmp/L1.status)"
+KILL = f"kill -9 $(pidof qemu-system-aarch64); {ENDED}"
+
+# What stays on a host without VMs: fields of /proc/meminfo, and by how many KiB they
+# may grow (measured noise: a third of it).  Stage-2 tables (SecPageTables) are gone to
+# the last page.  Used memory does not count free pages on the CPUs' own lists, which
+# vary by 10 MiB.
+STAYS = {"SecPageTables": 0, "PageTables": 128, "KernelStack": 128, "Percpu": 128, "SUnreclaim": 512, "Used": 1536}
+IDLE = """sync; echo 3 >/proc/sys/vm/drop_caches; echo 1 >/proc/sys/vm/compact_memory; sleep 1; cat /proc/meminfo
+awk '$1 == "count:" { free += $2 * 4 } END { print "OnLists: " free " kB" }' /proc/zoneinfo
+ls /sys/kernel/debug/kvm | grep -c -- - || true"""
+
+# What guest/job press tells to have done at least once: in the guest hypervisor, which
+# may be slow, and on the host.
+PRESSURE = {"L1": ("page-out", "split", "swap-in", "swap-out")}
+PRESSURE["L0"] = PRESSURE["L1"] + ("collapse", "move", "compact", "cool", "merge", "log-dirty", "balloon")
+
+
+def finish(host, guest, limit):
+    """The guests do their jobs and power off."""
+    status, output = host.run(FINISH, limit)
+    if status:
+        raise host.failed("L1", f"its VMM ended with status {status}: {output[-300:]}")
+
+
+def check_pressure(level, told):
+    """Was every way to take memory taken, by what guest/job press told?"""
+    done = dict(re.findall(r"^press: (\S+) (\d+)", told, re.M))
+    missed = [way for way in PRESSURE[level] if int(done.get(way, 0)) == 0]
+    if missed:
+        raise Fail(f"{level} put no pressure on its guest by {', '.join(missed)}: {done}")
+
+
+def pressure(seconds, left):
+    """The host takes the guest hypervisor's memory away and back, which does the same to its guest.
+
+    left: MiB that the balloon leaves to the guest hypervisor.
+    """
+    def act(host, guest, limit):
+        status, output = host.run(f"/nest/job press $(pidof qemu-system-aarch64) {seconds} {left}", limit)
+        if status:
+            raise Fail(f"pressure on the host ended with status {status}: {output[-300:]}")
+        finish(host, guest, limit)
+        check_pressure("L0", output)
+        check_pressure("L1", "\n".join(host.consoles["L1"].lines))
+    return act
+
+
+def idle(host):
+    """KiB in use on the host without VMs: field of /proc/meminfo -> value."""
+    text = host.run(IDLE)[1]
+    if not text.endswith("\n0"):
+        raise Fail(f"a VM outlived its VMM: /sys/kernel/debug/kvm has {text.splitlines()[-1]}")
+    fields = {name: int(value) for name, value in re.findall(r"^(\w+): +(\d+) kB", text, re.M)}
+    return fields | {"Used": fields["MemTotal"] - fields["MemFree"] - fields["OnLists"]}
+
+
+def compare(before, after, rounds):
+    """KiB by which each field grew, or Fail when that is more than noise."""
+    grown = {name: after[name] - before[name] for name in STAYS}
+    if any(grown[name] > most for name, most in STAYS.items()):
+        raise Fail(f"{rounds} killed guest hypervisors left memory in use, KiB: {grown}, allowed {STAYS}")
+    return grown
+
+
+def killed(rounds):
+    """The guest hypervisor's VMM is killed and started anew, so many times; nothing may stay behind."""
+    def act(host, guest, limit):
+        host.run(KILL)
+        before = idle(host)
+        for _ in range(rounds):
+            seen = {level: len(console.lines) for level, console in host.consoles.items()}
+            host.run(START.format(guest))
+            # Half of the time while the nested guest comes up.
+            for level in ("L1", random.choice(("L1", "L2"))):
+                host.report(level, limit, seen[level])
+            time.sleep(random.uniform(0, 4))
+            host.run(KILL)
+        grown = compare(before, idle(host), rounds)
+        (host.folder / "grown").write_text(f"KiB more in use after {rounds} kills: {grown}\n")
+    return act
