@@ -242,7 +242,7 @@ class Machine:
             pass
 
     def report(self, level, timeout, console=None, since=0):
-        """A level's report: release, el, mode, cpus, kvm, seconds (to userspace).
+        """A level's report: release, el, mode, cpus, kvm, boot, seconds (to userspace).
 
         console: the level on whose console it is, if not its own.  since: as of `wait`.
         """
