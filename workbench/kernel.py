@@ -21,6 +21,7 @@ MAKE = ["make", f"-j{os.cpu_count()}", "ARCH=arm64", f"CROSS_COMPILE={CROSS}",
 FLAVOURS = {
     "small": ("small", "series"),
     "debug": ("small", "series", "debug"),
+    "64k": ("small", "series", "64k"),
 }
 
 

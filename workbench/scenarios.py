@@ -29,8 +29,8 @@ NESTED = "--el2 --root --mem 1024 --job '/nest/guest L2 --mem 256 --smp {}'"
 NESTVM = "--vmm nestvm --root --mem 1024 --job '/nest/guest L2 --vmm nestvm --mem 256 --smp {}'"
 # Debian's Xen with its kernel as dom0, which waits for a line of input, and as a second domain.
 XEN = "--vmm nestvm --xen --mem 1024 --stock debian-6.12 --job 'read line'"
-# The same with Debian's stock kernel, as guest hypervisor and as its guest.
-DEBIAN = "--el2 --root --smp 2 --mem 1536 --stock {0} --job '/nest/guest L2 --mem 512 --stock {0}'"
+# The same with another kernel (stock.py), as guest hypervisor and as its guest.
+OTHER = "--el2 --root --smp 2 --mem 1536 --stock {0} --job '/nest/guest L2 --mem 512 --stock {0}'"
 
 # Ways in which a guest hypervisor runs KVM: mode that it reports -> options of guest/guest.
 MODES = {"VHE": ""}
@@ -92,11 +92,9 @@ TABLE = (
     Scenario("nested-uefi", "normal", "small", "max", 2,
              "--el2 --root --smp 2 --mem 1024 --uefi --job '/nest/guest L2 --mem 256 --uefi'",
              {"L0": HYPERVISOR | {"boot": "direct"}, "L1": HYPERVISOR | {"boot": "UEFI"}, "L2": ORDINARY | {"boot": "UEFI"}}),
-    Scenario("nested-debian", "normal", "small", "max", 2, DEBIAN.format("debian-6.12"),
+    Scenario("nested-debian", "normal", "small", "max", 2, OTHER.format("debian-6.12"),
              {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
-    Scenario("nested-debian-newest", "long", "small", "max", 2, DEBIAN.format("debian-newest"),
-             {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
-    Scenario("nested-debian-16k", "long", "small", "max", 2, DEBIAN.format("debian-16k"),
+    Scenario("nested-debian-newest", "long", "small", "max", 2, OTHER.format("debian-newest"),
              {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
     Scenario("nestvm-guest", "quick", "small", "max", 2, "--vmm nestvm --smp 2", {"L0": HYPERVISOR, "L1": ORDINARY | {"cpus": "2"}}),
     Scenario("nestvm-vel2-smp", "normal", "small", "max", 2, "--vmm nestvm --el2 --root --smp 4",
@@ -122,6 +120,10 @@ TABLE = (
              {"L0": HYPERVISOR, "L1": DOM0 | {"cpus": "4"}, "L2": ORDINARY}),
     Scenario("xen-neoverse", "long", "small", "neoverse-v1", 2, XEN + " --smp 4",
              {"L0": HYPERVISOR, "L1": DOM0 | {"cpus": "4"}, "L2": ORDINARY}),
+    Scenario("nested-debian-16k", "long", "small", "max", 2, OTHER.format("debian-16k"),
+             {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}, seconds=60),
+    Scenario("nested-64k", "long", "small", "max", 2, OTHER.format("ours-64k"),
+             {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}, seconds=60),
     Scenario("nested-debug", "long", "debug", "max", 2, NESTED.format(1) + " --smp 2",
              {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}),
     Scenario("nested-neoverse-debug", "long", "debug", "neoverse-v1", 2, NESTED.format(1) + " --smp 2",

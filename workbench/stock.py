@@ -1,11 +1,14 @@
-"""Debian's stock kernels as guests: an Image, and an initramfs with the modules for our root image."""
+"""Other kernels as guests: an Image, and an initramfs with the modules for our root image.
+
+They are Debian's stock kernels, and ours in other flavours than the host's.
+"""
 
 import lzma
 import re
 import shutil
 from collections import namedtuple
 
-from . import base, images
+from . import base, images, kernel
 from .paths import BUILD, CACHE
 from .ui import Fail, need_disk, run
 
@@ -16,6 +19,7 @@ KERNELS = {
     "debian-newest": Stock("linux-image-cloud-arm64", ""),
     "debian-16k": Stock("linux-image-arm64-16k", ""),
 }
+OURS = {"ours-64k": "64k"}
 # What a guest of guest/guest needs to see its disks and read the root image.
 MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "erofs")
 
@@ -67,16 +71,25 @@ def modules(folder):
 
 
 def make(name, step):
-    """A folder with the Image and the initramfs.gz of a stock kernel."""
+    """A folder with the Image and the initramfs.gz of a kernel."""
+    out = BUILD / "stock" / name
+    if name in OURS:
+        image, files = kernel.build(OURS[name], step), {}
+    else:
+        image, files = debian(name, step)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    shutil.copy(image, out / "Image")
+    images.initramfs(out / "initramfs.gz", files)
+    return out
+
+
+def debian(name, step):
+    """Image, and modules by their name in the initramfs, of Debian's newest version of a stock kernel."""
     if not any(base.versions_of(f"{KERNELS[name].package}:arm64")):
         base.apt_update()
     folder = unpacked(KERNELS[name], step)
-    out = BUILD / "stock" / name
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    shutil.copy(next(path for path in sorted(folder.rglob("vmlinuz*")) if path.is_file()), out / "Image")
     files = {f"modules/{number:02}-{path.name.removesuffix('.xz')}": lzma.decompress(path.read_bytes())
              for number, path in enumerate(modules(folder))}
-    images.initramfs(out / "initramfs.gz", files)
     step.done(folder.name.removeprefix("stock-"))
-    return out
+    return next(path for path in sorted(folder.rglob("vmlinuz*")) if path.is_file()), files
