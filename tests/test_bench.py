@@ -1,8 +1,10 @@
-"""Costs of ordinary guests, beside the unpatched kernel."""
+"""Costs of ordinary guests, beside the unpatched kernel; of nested ones, beside Linux 7.3."""
+
+import xml.etree.ElementTree as xml
 
 import pytest
 
-from workbench import bench, kernel
+from workbench import bench, chart, kernel
 from workbench.ui import Steps
 
 
@@ -15,6 +17,21 @@ def test_comparison():
     assert bench.table(both).endswith("2.0 (peer 8.0)")
     alone = bench.compare({"hypercall": (40000.0, 8.0)}, {}, bench.NESTED, "nested")
     assert alone[0]["peer"] is None and "8.0" in bench.table(alone)
+
+
+@pytest.mark.quick
+def test_chart():
+    """A bar for each figure, as long as its share of the operation's largest one."""
+    rows = (bench.compare({"hypercall": (1000.0, None)}, {"hypercall": (1500.0, None)}, bench.ORDINARY, "nested")
+            + bench.compare({"hypercall": (5000.0, 2.0)}, {"hypercall": (10000.0, 8.0)}, bench.NESTED, "nested")
+            + bench.compare({"eoi": (3.0, None)}, {}, bench.NESTED, "nested"))
+    svg = xml.fromstring(chart.bars(rows))
+    name = "{http://www.w3.org/2000/svg}"
+    widths = [float(rect.get("width")) for rect in svg.iter(name + "rect") if float(rect.get("x") or 0) == chart.BARS]
+    share = [width / chart.LONGEST for width in widths if width != 12]
+    assert share == pytest.approx([0.1, 0.15, 0.5, 1, 1])
+    words = [text.text for text in svg.iter(name + "text")]
+    assert "10,000" in words and words.count("hypercall") == 1
 
 
 @pytest.mark.normal

@@ -6,28 +6,37 @@ counter, so that a tick of the guest's counter is one instruction.
 
 import re
 
-from . import kernel, stock
+from . import chart, kernel, stock
 from .emulator import Machine, cpu_model
 from .paths import ROOT
 from .ui import Fail, Steps
 
 ICOUNT = "shift=0,sleep=off"
 
-
 # The host's two ways to boot: only the second one can have guests with EL2.
 MODES = {"default": "", "nested": "kvm-arm.mode=nested"}
-OPERATIONS = ("hypercall", "mmio-kernel", "mmio-user")
-ORDINARY, NESTED = "ordinary guest", "nested guest"
+ORDINARY, NESTED, HYPERVISOR = "ordinary guest", "nested guest", "hypervisor"
 
-# Exits of the only VM in 0.05 s, which is 50 million instructions.
-WINDOW = 50_000_000
-COUNT_EXITS = "cd /sys/kernel/debug/kvm/*-*; a=$(cat exits); sleep 0.05; echo $(($(cat exits) - a))"
+# What guest/exitcost.c measures; what guest/bench adds; what guest/nvcost.c measures.
+OPERATIONS = ("hypercall", "mmio-kernel", "mmio-user", "switch", "fault", "eoi", "ipi", "wfi-timer")
+BOOT = ("boot",)
+HYPERVISOR_OPERATIONS = ("el2-round", "el2-switch", "el2-fault", "tlbi-vmid", "tlbi-ipa")
+# Repeated for the count of exits; an iteration of "eoi" is more than what it measures.
+COUNTED = tuple(name for name in OPERATIONS if name != "eoi")
+# Operations in an iteration, where it is not one.
+PARTS = {"switch": 2, "ipi": 2}
+
+NO_POLLING = "echo 0 >/sys/module/kvm/parameters/halt_poll_ns"
+# Exits of the only VM in 0.02 s, which is 20 million instructions, when the operation has been going on for a while.
+WINDOW = 20_000_000
+COUNT_EXITS = "set -e; sleep 0.04; cd /sys/kernel/debug/kvm/*-*; a=$(cat exits); sleep 0.02; b=$(cat exits); echo $((b - a))"
 
 
 def options(command):
     command.add_argument("--peer")
     command.add_argument("--nested", action="store_true")
     command.add_argument("--json")
+    command.add_argument("--svg", default="build/bench.svg")
 
 
 def machine(host, disks, name, mode):
@@ -37,43 +46,61 @@ def machine(host, disks, name, mode):
                    append="quiet", nested=MODES[mode], options=["-initrd", str(initrd)] if initrd else [])
 
 
+def measured(booted, command, operations):
+    """Run a command of guest/ on the host: operation -> (instructions, None)."""
+    status, output = booted.run(f"{NO_POLLING}; {command}", 600)
+    found = {name: (float(ticks), None) for name, ticks in re.findall(r"^(\S+) ([0-9.]+) [0-9.]+$", output, re.M)}
+    if status or set(found) != set(operations):
+        raise Fail(f"'{command}' failed on the host: {output[-300:]}")
+    return found
+
+
 def ordinary(host, disks, name, mode):
-    """What exits of an ordinary guest cost: operation -> (instructions, None: one exit each)."""
+    """What exits of an ordinary guest cost: operation -> (instructions, None: not counted)."""
     with machine(host, disks, name, mode) as booted:
         booted.boot(300)
-        status, output = booted.run("/nest/bin/exitcost", 300)
-        if status:
-            raise Fail(f"exitcost failed on the {name} kernel: {output[-300:]}")
+        found = measured(booted, "/nest/bin/exitcost", OPERATIONS)
         booted.power_off()
-    return {operation: (float(ticks), None) for operation, ticks in re.findall(r"^(\S+) ([0-9.]+)$", output, re.M)}
+    return found
+
+
+def under_hypervisor(booted):
+    """What exits of a nested guest cost, under a Linux guest hypervisor: operation -> (instructions, host exits)."""
+    found, iteration = {}, {}
+    booted.start(f"/nest/guest L1 --el2 --root --mem 768 --job '/nest/bench {' '.join(COUNTED)}' >/tmp/guest 2>&1 &")
+    booted.finish(60)
+    booted.report("L1", 600)
+    for name in OPERATIONS:
+        line = booted.wait("L1", rf"^{name} ([0-9.]+) ([0-9.]+)$", 300)
+        found[name], iteration[name] = (float(line[1]), None), float(line[2])
+    for name in COUNTED:
+        booted.wait("L1", f"^loop {name}$", 300)
+        status, output = booted.run(COUNT_EXITS, 300)
+        if status:
+            raise Fail(f"counting exits on the host failed: {output[-300:]}")
+        found[name] = found[name][0], int(output) * iteration[name] / PARTS.get(name, 1) / WINDOW
+    found["boot"] = float(booted.wait("L1", r"^boot ([0-9]+) ", 300)[1]), None
+    return found
 
 
 def nested(host, disks, name):
-    """What exits of a nested guest cost, under a Linux guest hypervisor: operation -> (instructions, host exits)."""
-    found = {}
-    loops = "; ".join(f"echo loop {operation}; timeout 0.4 /nest/bin/exitcost {operation}" for operation in OPERATIONS)
+    """What all guests of a host with nesting cost: guest -> operation -> (instructions, host exits)."""
     with machine(host, disks, name, "nested") as booted:
         booted.boot(300)
-        booted.run(f"/nest/guest L1 --el2 --root --mem 768 --job '/nest/bin/exitcost; {loops}' >/tmp/guest 2>&1 &")
-        booted.report("L1", 600)
-        for operation in OPERATIONS:
-            found[operation] = float(booted.wait("L1", rf"^{operation} ([0-9.]+)$", 300)[1])
-        for operation in OPERATIONS:
-            booted.wait("L1", f"^loop {operation}$", 300)
-            status, output = booted.run(f"sleep 0.05; {COUNT_EXITS}", 300)
-            if status:
-                raise Fail(f"counting exits on the {name} kernel failed: {output[-300:]}")
-            found[operation] = found[operation], int(output) * found[operation] / WINDOW
+        found = {ORDINARY: measured(booted, "/nest/bench", OPERATIONS + BOOT),
+                 HYPERVISOR: measured(booted, "/nest/bin/nvcost", HYPERVISOR_OPERATIONS),
+                 NESTED: under_hypervisor(booted)}
+        booted.check_splats()
     return found
 
 
 def table(rows):
     """Text of the result rows."""
-    lines = [f"{'instructions for':16} {'in':15} {'host':8} {'patched':>10} {'peer':>10} {'difference':>11}  exits on the host"]
+    lines = [f"{'instructions for':16} {'in':15} {'host':8} {'patched':>15} {'peer':>15} {'difference':>11}  exits on the host"]
     for row in rows:
-        peer = f"{row['peer']:10.1f} {row['percent']:+10.2f}%" if row["peer"] else f"{'-':>10} {'-':>11}"
+        peer = f"{row['peer']:15,.1f} {row['percent']:+10.2f}%" if row["peer"] else f"{'-':>15} {'-':>11}"
         exits = " (peer ".join(f"{n:.1f}" for n in (row["exits"], row["peer exits"]) if n) + (")" if row["peer exits"] else "")
-        lines.append(f"{row['operation']:16} {row['guest']:15} {row['mode']:8} {row['patched']:10.1f} {peer}  {exits}")
+        lines.append(f"{row['operation']:16} {row['guest']:15} {row['mode']:8} {row['patched']:15,.1f} {peer}  {exits}".rstrip())
     return "\n".join(lines)
 
 
@@ -100,12 +127,14 @@ def play_ordinary(host, peer, disks, steps):
 
 
 def play_nested(host, peer, disks, steps):
-    """Nested guests on the patched kernel and, if it is not None, on a peer that has nesting."""
+    """All guests on the patched kernel and, if it is not None, on a peer that has nesting; rows by operation."""
     with steps.step("measuring nested guests on the patched kernel"):
         ours = nested(host, disks, "patched")
     with steps.step("measuring nested guests on the peer"):
         theirs = nested(peer, disks, "peer") if peer else {}
-    return compare(ours, theirs, NESTED, "nested")
+    rows = [row for guest in ours for row in compare(ours[guest], theirs.get(guest, {}), guest, "nested")]
+    order = OPERATIONS + BOOT + HYPERVISOR_OPERATIONS
+    return sorted(rows, key=lambda row: order.index(row["operation"]))
 
 
 def peer_of(name, step):
@@ -131,4 +160,6 @@ def command(args, prepare, write_json):
     else:
         rows = play_ordinary((image, None), peer, disks, steps)
     print(table(rows))
+    (ROOT / args.svg).write_text(chart.bars(rows))
+    print(f"chart: {args.svg}")
     write_json(args.json, rows)

@@ -102,7 +102,7 @@ def payload(name, kernel, folders=()):
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     shutil.copy(kernel, staging / "Image")
-    for script in ("init", "agent", "guest", "job"):
+    for script in ("init", "agent", "guest", "job", "bench"):
         shutil.copy(GUEST / script, staging / script)
     initramfs(staging / "initramfs.gz")
     for folder, inside in folders:
