@@ -43,7 +43,7 @@ def machine(host, disks, name, mode):
     """host: (Image, initramfs or None)."""
     image, initrd = host
     return Machine(image, disks, f"bench-{name}", cpu=cpu_model("max", pmu="off"), smp=1, memory=2048, icount=ICOUNT,
-                   append="quiet", nested=MODES[mode], options=["-initrd", str(initrd)] if initrd else [])
+                   append="quiet nokaslr", nested=MODES[mode], options=["-initrd", str(initrd)] if initrd else [])
 
 
 def measured(booted, command, operations):
@@ -67,7 +67,7 @@ def ordinary(host, disks, name, mode):
 def under_hypervisor(booted):
     """What exits of a nested guest cost, under a Linux guest hypervisor: operation -> (instructions, host exits)."""
     found, iteration = {}, {}
-    booted.start(f"/nest/guest L1 --el2 --root --mem 768 --job '/nest/bench {' '.join(COUNTED)}' >/tmp/guest 2>&1 &")
+    booted.start(f"/nest/guest L1 --el2 --root --mem 768 --append nokaslr --job '/nest/bench {' '.join(COUNTED)}' >/tmp/guest 2>&1 &")
     booted.finish(60)
     booted.report("L1", 600)
     for name in OPERATIONS:
