@@ -43,7 +43,7 @@ def test_cost_of_ordinary_guests(image, disks):
     print(bench.table(rows))
     assert [row["operation"] for row in rows] == list(bench.OPERATIONS) * 2
     for row in rows:
-        assert 100 < row["patched"] < 100_000
+        assert 1 < row["patched"] < 100_000
         assert row["percent"] <= 1, row
 
 

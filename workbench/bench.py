@@ -27,9 +27,11 @@ COUNTED = tuple(name for name in OPERATIONS if name != "eoi")
 PARTS = {"switch": 2, "ipi": 2}
 
 NO_POLLING = "echo 0 >/sys/module/kvm/parameters/halt_poll_ns"
-# Exits of the only VM in 0.02 s, which is 20 million instructions, when the operation has been going on for a while.
-WINDOW = 20_000_000
-COUNT_EXITS = "set -e; sleep 0.04; cd /sys/kernel/debug/kvm/*-*; a=$(cat exits); sleep 0.02; b=$(cat exits); echo $((b - a))"
+# Exits of the only VM, and the microseconds (thousands of instructions) in which they came, when the operation has
+# been going on for a while. No process is started in between.
+COUNT_EXITS = """set -e; sleep 0.04; cd /sys/kernel/debug/kvm/*-*; [ -p /tmp/never ] || mkfifo /tmp/never; exec 9<>/tmp/never
+read a <exits; start=${EPOCHREALTIME/./}; read -t 0.03 -u 9 || true; read b <exits
+echo $((b - a)) $((${EPOCHREALTIME/./} - start))"""
 
 
 def options(command):
@@ -64,10 +66,14 @@ def ordinary(host, disks, name, mode):
     return found
 
 
-def under_hypervisor(booted):
-    """What exits of a nested guest cost, under a Linux guest hypervisor: operation -> (instructions, host exits)."""
+def under_hypervisor(booted, seconds):
+    """What exits of a nested guest cost, under a Linux guest hypervisor: operation -> (instructions, host exits).
+
+    seconds: how long each operation goes on for the count of exits, which has to start and end in that time.
+    """
     found, iteration = {}, {}
-    booted.start(f"/nest/guest L1 --el2 --root --mem 768 --append nokaslr --job '/nest/bench {' '.join(COUNTED)}' >/tmp/guest 2>&1 &")
+    booted.start(f"/nest/guest L1 --el2 --root --mem 768 --append nokaslr --job "
+                 f"'/nest/bench {seconds} {' '.join(COUNTED)}' >/tmp/guest 2>&1 &")
     booted.finish(60)
     booted.report("L1", 600)
     for name in OPERATIONS:
@@ -76,20 +82,21 @@ def under_hypervisor(booted):
     for name in COUNTED:
         booted.wait("L1", f"^loop {name}$", 300)
         status, output = booted.run(COUNT_EXITS, 300)
-        if status:
-            raise Fail(f"counting exits on the host failed: {output[-300:]}")
-        found[name] = found[name][0], int(output) * iteration[name] / PARTS.get(name, 1) / WINDOW
+        exits, microseconds = map(int, output.split()) if not status else (0, 0)
+        if not exits:
+            raise Fail(f"counting exits of '{name}' on the host failed: {output[-300:]}")
+        found[name] = found[name][0], exits * iteration[name] / PARTS.get(name, 1) / (1000 * microseconds)
     found["boot"] = float(booted.wait("L1", r"^boot ([0-9]+) ", 300)[1]), None
     return found
 
 
-def nested(host, disks, name):
+def nested(host, disks, name, seconds):
     """What all guests of a host with nesting cost: guest -> operation -> (instructions, host exits)."""
     with machine(host, disks, name, "nested") as booted:
         booted.boot(300)
-        found = {ORDINARY: measured(booted, "/nest/bench", OPERATIONS + BOOT),
+        found = {ORDINARY: measured(booted, "/nest/bench 0", OPERATIONS + BOOT),
                  HYPERVISOR: measured(booted, "/nest/bin/nvcost", HYPERVISOR_OPERATIONS),
-                 NESTED: under_hypervisor(booted)}
+                 NESTED: under_hypervisor(booted, seconds)}
         booted.check_splats()
     return found
 
@@ -129,9 +136,9 @@ def play_ordinary(host, peer, disks, steps):
 def play_nested(host, peer, disks, steps):
     """All guests on the patched kernel and, if it is not None, on a peer that has nesting; rows by operation."""
     with steps.step("measuring nested guests on the patched kernel"):
-        ours = nested(host, disks, "patched")
+        ours = nested(host, disks, "patched", 0.2)
     with steps.step("measuring nested guests on the peer"):
-        theirs = nested(peer, disks, "peer") if peer else {}
+        theirs = nested(peer, disks, "peer", 1) if peer else {}
     rows = [row for guest in ours for row in compare(ours[guest], theirs.get(guest, {}), guest, "nested")]
     order = OPERATIONS + BOOT + HYPERVISOR_OPERATIONS
     return sorted(rows, key=lambda row: order.index(row["operation"]))
