@@ -17,8 +17,11 @@ def bar(x, line, width, colour):
 
 
 def bars(rows):
-    """The chart's text.  rows: of bench.compare(), those of an operation one after the other."""
+    """The chart's text.  rows: of bench.compare()."""
+    names = [row["operation"] for row in rows]
+    rows = sorted(rows, key=lambda row: names.index(row["operation"]))
     parts, line, last = [text(NAMES, 0, LEGEND)], 1, None
+    several_modes = len({row["mode"] for row in rows}) > 1
     for number, (which, colour) in enumerate(COLOURS.items()):
         parts += [bar(BARS + 90 * number, line, 12, colour), text(BARS + 90 * number + 18, line, which)]
     for row in rows:
@@ -27,12 +30,12 @@ def bars(rows):
             line += 0.5
             parts.append(text(NAMES, line + 1, last, ' font-weight="bold"'))
             top = max(other[which] or 0 for other in rows if other["operation"] == last for which in COLOURS)
-        parts.append(text(GUESTS, line + 1, f"{row['guest']}, {row['mode']}"))
+        parts.append(text(GUESTS, line + 1, row["guest"] + (f", {row['mode']}" if several_modes else "")))
         for which, colour in COLOURS.items():
             if row[which] is not None:
                 line += 1
                 width = LONGEST * row[which] / top
-                parts += [bar(BARS, line, width, colour), text(BARS + width + 6, line, f"{row[which]:,.0f}")]
+                parts += [bar(BARS, line, width, colour), text(round(BARS + width + 6), line, f"{row[which]:,.0f}")]
     height = (line + 2) * LINE
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:.0f}" '
             f'font-family="sans-serif" font-size="11">\n<rect width="100%" height="100%" fill="white"/>\n'
