@@ -88,7 +88,8 @@ static struct range load_image(struct vm *vm, const char *option, const char *fi
 	int fd = open_file(option, file, &size);
 
 	if (pread(fd, &header, sizeof(header), 0) != sizeof(header) || le32toh(header.magic) != IMAGE_MAGIC)
-		die("%s %s: no arm64 Image (no magic number): give an uncompressed arch/arm64/boot/Image", option, file);
+		die("%s %s: no arm64 Image (no magic number): give an uncompressed arch/arm64/boot/Image",
+		    option, file);
 	address += le64toh(header.text_offset);
 	range = place(vm, file, address, le64toh(header.image_size) > size ? le64toh(header.image_size) : size);
 	read_all(fd, file, guest_memory(vm, range.start, size), size);

@@ -134,7 +134,7 @@ static void handle_exit(struct vm *vm, unsigned int number)
 		break;
 	default:
 		fprintf(stderr, "nestvm: vCPU %u cannot go on: exit reason %u of KVM at pc %#lx\n",
-			number, run->exit_reason, (unsigned long)get_reg(vm->vcpus[number], CORE_REG(regs.pc)));
+			number, run->exit_reason, get_reg(vm->vcpus[number], CORE_REG(regs.pc)));
 		exit(ENDED_CRASH);
 	}
 }
@@ -147,7 +147,8 @@ static void *run_vcpu(void *argument)
 
 	for (;;) {
 		if (ioctl(the_vm->vcpus[number], KVM_RUN, 0) < 0 && errno != EINTR && errno != EAGAIN) {
-			fprintf(stderr, "nestvm: ioctl KVM_RUN of vCPU %u: %s (errno %d)\n", number, strerror(errno), errno);
+			fprintf(stderr, "nestvm: ioctl KVM_RUN of vCPU %u: %s (errno %d)\n",
+				number, strerror(errno), errno);
 			exit(ENDED_CRASH);
 		}
 		handle_exit(the_vm, number);

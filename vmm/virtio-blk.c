@@ -44,7 +44,7 @@ struct disk {
 	struct queue_state s;
 };
 
-/* A request: header, data, status; as Linux and others lay it out, header and status are descriptors of their own. */
+/* As Linux and others lay a request out: header and status are descriptors of their own. */
 struct request {
 	struct virtio_blk_outhdr *header;
 	struct iovec data[QUEUE_MAX];
@@ -168,6 +168,13 @@ static uint64_t features(struct disk *disk)
 	return FEATURES | (disk->read_only ? 1ULL << VIRTIO_BLK_F_RO : 0);
 }
 
+static uint32_t feature_word(struct disk *disk)
+{
+	uint32_t word = disk->s.features_sel;
+
+	return word > 1 ? 0 : features(disk) >> 32 * word;
+}
+
 static void set_status(struct disk *disk, uint32_t status)
 {
 	if (!status) {
@@ -208,7 +215,7 @@ static uint64_t disk_read(struct device *dev, uint64_t offset, uint32_t len)
 	case VIRTIO_MMIO_MAGIC_VALUE:	   return MAGIC;
 	case VIRTIO_MMIO_VERSION:	   return VERSION;
 	case VIRTIO_MMIO_DEVICE_ID:	   return VIRTIO_ID_BLOCK;
-	case VIRTIO_MMIO_DEVICE_FEATURES:  return s->features_sel > 1 ? 0 : (uint32_t)(features(disk) >> 32 * s->features_sel);
+	case VIRTIO_MMIO_DEVICE_FEATURES:  return feature_word(disk);
 	case VIRTIO_MMIO_QUEUE_NUM_MAX:	   return s->queue_sel ? 0 : QUEUE_MAX;
 	case VIRTIO_MMIO_QUEUE_READY:	   return s->queue_sel ? 0 : s->ready;
 	case VIRTIO_MMIO_INTERRUPT_STATUS: return s->interrupts;

@@ -34,7 +34,8 @@ static void check_host(struct vm *vm)
 	if (opt->el2 != EL2_NONE && !vm_has(vm, KVM_CAP_ARM_EL2))
 		die("--el2: this host gives no guest an EL2: boot it with kvm-arm.mode=nested, on a CPU with FEAT_NV2");
 	if (opt->el2 == EL2_E2H0 && !vm_has(vm, KVM_CAP_ARM_EL2_E2H0))
-		die("--el2=e2h0: this host has no KVM_CAP_ARM_EL2_E2H0: take --el2, or a CPU with HCR_EL2.NV1 and a kernel that knows it");
+		die("--el2=e2h0: this host has no KVM_CAP_ARM_EL2_E2H0: take --el2, "
+		    "or a kernel that has it, on a CPU where HCR_EL2.NV1 works");
 }
 
 static void add_memory(struct vm *vm)
@@ -68,7 +69,8 @@ void vm_create(struct vm *vm)
 	if (!bits || bits > DEFAULT_IPA_BITS)
 		bits = DEFAULT_IPA_BITS;
 	if (RAM_BASE + vm->opt->mem > 1UL << bits)
-		die("--mem %lu: this host's guests have %lu bits of physical address: give less", vm->opt->mem / MIB, bits);
+		die("--mem %lu: this host's guests have %lu bits of physical address: give less",
+		    vm->opt->mem / MIB, bits);
 	vm->fd = IOCTL(vm->kvm, KVM_CREATE_VM, bits == DEFAULT_IPA_BITS ? 0 : bits);
 	add_memory(vm);
 }
