@@ -27,6 +27,9 @@ ORDINARY = {"el": "EL1", "mode": "-", "kvm": "no"}
 NESTED = "--el2 --root --mem 1024 --job '/nest/guest L2 --mem 256 --smp {}'"
 # The same by nestvm at both levels; the guest hypervisor has VHE (--el2) or not (--e2h0).
 NESTVM = "--vmm nestvm --root --mem 1024 --job '/nest/guest L2 --vmm nestvm --mem 256 --smp {}'"
+# The same in protected mode, where Linux 6.12 offers pointer authentication to its VMs, yet traps the keys.
+PROTECTED_MODE = (NESTVM.replace("--mem 256", "--mem 256 --append arm64.nopauth") +
+                  " --e2h0 --append kvm-arm.mode=protected")
 # Debian's Xen with its kernel as dom0, which waits for a line of input, and as a second domain.
 XEN = "--vmm nestvm --xen --mem 1024 --stock debian-6.12 --job 'read line'"
 # The same with another kernel (stock.py), as guest hypervisor and as its guest.
@@ -111,10 +114,10 @@ TABLE = (
     Scenario("nested-nvhe-neoverse", "long", "small", "neoverse-v1", 2, NESTVM.format(2) + " --e2h0 --smp 4",
              {"L0": HYPERVISOR, "L1": NVHE | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
     Scenario("nested-protected", "normal", "small", "max", 2,
-             NESTVM.format(1) + " --e2h0 --append kvm-arm.mode=protected",
+             PROTECTED_MODE.format(1),
              {"L0": HYPERVISOR, "L1": PROTECTED | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "1"}}),
     Scenario("nested-protected-smp", "long", "small", "max", 2,
-             NESTVM.format(2) + " --e2h0 --smp 4 --append kvm-arm.mode=protected",
+             PROTECTED_MODE.format(2) + " --smp 4",
              {"L0": HYPERVISOR, "L1": PROTECTED | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
     Scenario("xen", "long", "small", "max", 2, XEN, {"L0": HYPERVISOR, "L1": DOM0, "L2": ORDINARY}),
     Scenario("xen-smp", "long", "small", "max", 2, XEN + " --smp 4",
