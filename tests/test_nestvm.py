@@ -105,7 +105,7 @@ def test_guest_finds_its_machine(host):
 def test_exception_levels(option, timers, psci, level, host):
     """The guest starts at the level asked for, with the timers and the PSCI conduit of that level."""
     tree = "/proc/device-tree"
-    status, output = run(host, f"wc -c <{tree}/timer/interrupts; cat {tree}/psci/method; ls {tree}/intc*", option)
+    status, output = run(host, f"wc -c <{tree}/timer/interrupts; cat {tree}/psci/method; ls -1 {tree}/intc*", option)
     assert status == POWER_OFF and level in output, output
     lines = output.splitlines()
     assert str(timers * 12) in lines and any(line.startswith(psci) for line in lines), output
