@@ -88,7 +88,7 @@ def killed(rounds):
             host.run(START.format(guest))
             # Half of the time while the nested guest comes up.
             for level in ("L1", random.choice(("L1", "L2"))):
-                host.report(level, limit, seen[level])
+                host.report(level, limit, since=seen[level])
             time.sleep(random.uniform(0, 4))
             host.run(KILL)
         grown = compare(before, idle(host), rounds)
