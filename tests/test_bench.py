@@ -34,6 +34,10 @@ def test_chart():
     assert "10,000" in words and words.count("hypercall") == 1
 
 
+# An operation without an exit takes a few instructions only.
+LEAST = {"eoi": 1}
+
+
 @pytest.mark.normal
 def test_cost_of_ordinary_guests(image, disks):
     """Exits of a VM without EL2 cost within 1 % of the unpatched kernel, with nesting switched on and off."""
@@ -43,7 +47,7 @@ def test_cost_of_ordinary_guests(image, disks):
     print(bench.table(rows))
     assert [row["operation"] for row in rows] == list(bench.OPERATIONS) * 2
     for row in rows:
-        assert 1 < row["patched"] < 100_000
+        assert LEAST.get(row["operation"], 100) < row["patched"] < 100_000
         assert row["percent"] <= 1, row
 
 
@@ -66,6 +70,6 @@ def test_cost_of_nested_guests(image, disks):
     print(bench.table(rows))
     assert {(row["guest"], row["operation"]) for row in rows} == set(limits)
     for row in rows:
-        assert 1 < row["patched"] <= limits[row["guest"], row["operation"]], row
+        assert LEAST.get(row["operation"], 1_000) < row["patched"] <= limits[row["guest"], row["operation"]], row
         if row["guest"] == bench.NESTED and row["operation"] in bench.COUNTED:
             assert row["exits"] and 1 < row["exits"] < 100, row
