@@ -174,10 +174,10 @@ def selftests(flavour, step):
 def programs(step):
     """Build our own guest programs (guest/*.c, and nestvm), static; returns their folder."""
     PROGRAMS.mkdir(parents=True, exist_ok=True)
-    sources = sorted(GUEST.glob("*.c"))
+    sources, headers = sorted(GUEST.glob("*.c")), max(header.stat().st_mtime for header in GUEST.glob("*.h"))
     for source in sources:
         program = PROGRAMS / source.stem
-        if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        if not program.exists() or program.stat().st_mtime < max(source.stat().st_mtime, headers):
             run([f"{CROSS}gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-o", str(program), str(source)],
                 log=LOG / f"{source.stem}.log")
     vmm.build(PROGRAMS, CROSS)
