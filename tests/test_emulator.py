@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from workbench.emulator import SPLAT, Machine, leftovers
+from workbench.emulator import SPLAT, Console, Machine, leftovers
 from workbench.ui import Fail
 
 
@@ -53,6 +53,14 @@ def test_splat_fails_and_is_shown(image, disks):
 ])
 def test_splats_are_recognised(line):
     assert SPLAT.search(line)
+
+
+@pytest.mark.quick
+def test_splat_comes_with_what_follows(tmp_path):
+    console = Console("L1", tmp_path, time.monotonic())
+    console.feed(b"[    1.0] fine\r\n[    1.1] WARNING: CPU: 0 PID: 1\r\n[    1.1] Call tr")
+    console.feed(b"ace:\n[    1.1]  foo+0x1/0x2\n")
+    assert console.splats() == ["L1: [    1.1] WARNING: CPU: 0 PID: 1\nL1: [    1.1] Call trace:\nL1: [    1.1]  foo+0x1/0x2"]
 
 
 @pytest.mark.quick

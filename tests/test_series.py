@@ -18,6 +18,18 @@ IDENTITY = {"GIT_AUTHOR_NAME": NAME, "GIT_AUTHOR_EMAIL": EMAIL, "GIT_COMMITTER_N
             "GIT_COMMITTER_DATE": "2026-01-02T03:04:05Z"}
 
 
+# Knows the options in the file Kconfig; a warning is a line of the source that says so.
+MAKEFILE = """VERSION = 6
+PATCHLEVEL = {}
+SUBLEVEL = 117
+EXTRAVERSION =
+allnoconfig: ; grep -x "$$(cat Kconfig)" $(KCONFIG_ALLCONFIG) >$(O)/.config || true
+arch/arm64/kvm/: ; @grep -H " warning: " arch/arm64/kvm/nested.c || true
+arch/arm64/kernel/: ; @:
+.PHONY: arch/arm64/kvm/ arch/arm64/kernel/
+"""
+
+
 class Workspace:
     """A repository of the workbench with its own cache and a kernel of three files."""
 
@@ -31,12 +43,16 @@ class Workspace:
         (self.patches / "cover-letter.md").write_text("A series\n\nWhat it is for.\n")
         (self.linux / "arch/arm64/kvm").mkdir(parents=True)
         self.version(12)
+        (self.linux / "Kconfig").write_text("CONFIG_KVM=y\n")
+        (self.root / "config").mkdir()
+        (self.root / "config/small.config").write_text("CONFIG_KVM=y\n")
+        (self.root / "config/series.config").write_text("CONFIG_OF_THE_SERIES=y\n")
         (self.linux / "arch/arm64/kvm/nested.c").write_text("".join(f"line {n}\n" for n in range(40)))
         self.env = {**os.environ, **IDENTITY, "LINUX": str(self.linux), "NEST_REPOSITORY": str(self.root),
                     "NEST_STORE": str(folder / "cache")}
 
     def version(self, minor):
-        (self.linux / "Makefile").write_text(f"VERSION = 6\nPATCHLEVEL = {minor}\nSUBLEVEL = 117\nEXTRAVERSION =\n")
+        (self.linux / "Makefile").write_text(MAKEFILE.format(minor))
 
     def nest(self, *args, ok=True):
         result = subprocess.run([sys.executable, "-m", "workbench", *args], env=self.env, text=True,
@@ -220,6 +236,32 @@ def test_export_without_tree(work):
 def test_empty_series_is_not_exported(work):
     work.nest("tree")
     assert "nothing to export" in work.nest("export", ok=False)
+
+
+def check_each(series):
+    """(status, output) of what `check --each` does after the steps of `check`."""
+    program = ("from workbench import kernel, ui\n"
+               "with ui.Steps(1).step('each') as step: kernel.check_each(step)")
+    result = subprocess.run([sys.executable, "-c", program], env=series.env, text=True, capture_output=True, check=False)
+    return result.returncode, result.stdout + result.stderr
+
+
+def test_each_patch_is_compiled(series):
+    """Also those before the one that brings an option of config/series.config."""
+    status, output = check_each(series)
+    assert status and "lost CONFIG_OF_THE_SERIES=y" in output
+    with (series.tree / "Kconfig").open("a") as file:
+        file.write("CONFIG_OF_THE_SERIES=y\n")
+    series.git("commit", "-q", "-a", "-m", "KVM: arm64: Add an option")
+    status, output = check_each(series)
+    assert status == 0 and "3 steps without a warning" in output
+
+
+def test_warning_in_the_middle_is_found(series):
+    series.change(5, "foo.c:5: warning: not used", "KVM: arm64: Use nothing")
+    series.change(5, "five", "KVM: arm64: Say five")
+    status, output = check_each(series)
+    assert status and re.search(r"patch 3 \(\w{12}\) compiles with a warning: .*not used", output)
 
 
 def test_merge_is_refused(series):

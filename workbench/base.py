@@ -72,6 +72,32 @@ def versions_of(package):
             if line.count("|") == 2 and "Sources" not in line]
 
 
+def newest(package, series=""):
+    """The newest version of an arm64 package of Debian's that starts with `series`."""
+    name = f"{package}:arm64"
+    if not versions_of(name):
+        apt_update()
+    versions = [version for version in versions_of(name) if version.startswith(series)]
+    if not versions:
+        raise Fail(f"Debian's mirror has no {package} {series}".rstrip() + " for arm64: name another with MIRROR=")
+    return max(versions, key=version_key)
+
+
+def unpack(packages, version, folder, then=lambda work: None):
+    """Unpack arm64 packages of one version into a new folder of the cache, which is there when it is complete.
+
+    then: called with the folder before that.
+    """
+    need_disk(2, f"unpacking {packages[0]}", CACHE)
+    work = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    for package in packages:
+        run(["dpkg-deb", "-x", str(download(f"{package}:arm64", version, folder.parent)), str(work)])
+    then(work)
+    work.rename(folder)
+    return folder
+
+
 def debian_source(step):
     """(version, tarball) of Debian's linux-source-6.12 as pinned."""
     wanted = pinned()

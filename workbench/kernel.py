@@ -80,9 +80,8 @@ def at_source(folder, command):
             str(folder), *command]
 
 
-def configure(flavour, folder):
-    """Make the .config out of the fragments; every line of theirs must have taken."""
-    out = out_of(flavour)
+def configure(flavour, folder, out, whole=True):
+    """Make the .config in `out` from the fragments; every line of theirs must have taken, if the series is whole."""
     out.mkdir(parents=True, exist_ok=True)
     wanted = {}
     for fragment in fragments(flavour):
@@ -98,7 +97,7 @@ def configure(flavour, folder):
     unset = {f"# {name} is not set" for name in wanted} - have
     missing = [line for name, line in wanted.items()
                if line not in have and not (line.endswith("is not set") and f"# {name} is not set" not in unset)]
-    if missing:
+    if missing and whole:
         raise Fail(f"the configuration of '{flavour}' lost {', '.join(missing[:5])}: a dependency is missing "
                    f"in config/{flavour.removeprefix('base-')}.config")
 
@@ -119,7 +118,7 @@ def build(flavour, step):
         return image_of(flavour)
     stamp.unlink(missing_ok=True)
     need_disk(4, "building a kernel")
-    configure(flavour, folder)
+    configure(flavour, folder, out_of(flavour))
     expected, made, warnings = expected_objects(flavour), 0, []
 
     def count(line):
@@ -138,11 +137,10 @@ def build(flavour, step):
     return image_of(flavour)
 
 
-def compile_selftests(folder, name, log, on_line=None):
-    """Compile the KVM selftests of a tree into build/selftests/`name`."""
-    out = BUILD / "selftests" / name
+def compile_selftests(folder, out, log, on_line=None):
+    """Compile the KVM selftests of a tree into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    run(at_source(folder, [*MAKE, f"O={out}/headers", "headers_install"]), log=LOG / f"headers-{name}.log")
+    run(at_source(folder, [*MAKE, f"O={out}/headers", "headers_install"]), log=LOG / f"headers-{out.name}.log")
     run(at_source(folder, ["make", f"-j{os.cpu_count()}", "-C", "tools/testing/selftests/kvm", "ARCH=arm64",
                            f"CROSS_COMPILE={CROSS}", f"CC=ccache {CROSS}gcc", f"OUTPUT={out}",
                            f"KHDR_INCLUDES=-isystem {out}/headers/usr/include"]), log=log, on_line=on_line)
@@ -165,7 +163,7 @@ def selftests(flavour, step):
         made += 1
         step.progress(f"{made} commands")
 
-    compile_selftests(folder, flavour, LOG / f"selftests-{flavour}.log", count)
+    compile_selftests(folder, out, LOG / f"selftests-{flavour}.log", count)
     stamp.write_text(key)
     step.done("built")
     return out
@@ -185,27 +183,40 @@ def programs(step):
     return PROGRAMS
 
 
+def steps_of(names):
+    """What files of a patch can change: of "config", "kernel" and "selftests"."""
+    found = {"config"} if any(Path(name).name.startswith("Kconfig") for name in names) else set()
+    if any(not name.startswith(("Documentation/", "tools/")) for name in names):
+        found.add("kernel")
+    if any(name.startswith(("tools/", "include/uapi/", "arch/arm64/include/uapi/")) for name in names):
+        found.add("selftests")
+    return found
+
+
 def check_each(step):
-    """Compile arch/arm64/kvm and the touched selftests at each step of the series."""
-    head = tree("rev-parse", "HEAD").strip()
-    start = tree("rev-parse", "base^{commit}").strip()
+    """Compile arch/arm64/kvm and the selftests after each patch that can change them, without a warning."""
+    start, head = (tree("rev-parse", name).strip() for name in ("base^{commit}", "HEAD"))
     commits = tree("rev-list", "--reverse", f"{start}..{head}").split()
     folder = BUILD / "each"
     shutil.rmtree(folder, ignore_errors=True)
-    git("clone", "-q", "--shared", "--no-checkout", str(TREE), str(folder), cwd=BUILD)
-    out = out_of("small")
-    log = LOG / "each.log"
+    git("clone", "-q", "--shared", "--no-checkout", str(TREE), str(folder / "linux"), cwd=BUILD)
+    warnings = []
+
+    def look(line):
+        warnings.extend([line.strip()] if ": warning: " in line else [])
+
     for number, commit in enumerate(commits, 1):
         step.progress(f"patch {number} of {len(commits)}")
-        git("checkout", "-q", "--detach", commit, cwd=folder)
-        configure("small", folder)
-        targets = ["arch/arm64/kvm/", "arch/arm64/kernel/"]
-        run(at_source(folder, [*MAKE, f"O={out}", *targets]), log=log)
-        found = re.search(r".*: warning: .*", log.read_text())
-        if found:
-            raise Fail(f"patch {number} ({commit[:12]}) compiles with a warning: {found[0]}")
-        touched = tree("diff-tree", "-r", "--name-only", f"{commit}^", commit, "tools/testing/selftests/kvm")
-        if touched:
-            compile_selftests(folder, "each", log)
+        git("checkout", "-q", "--detach", commit, cwd=folder / "linux")
+        todo = steps_of(tree("diff-tree", "-r", "--name-only", f"{commit}^", commit).splitlines())
+        if "config" in todo or commit in (commits[0], head):
+            configure("small", folder / "linux", folder / "kernel", whole=commit == head)
+        if "kernel" in todo:
+            run(at_source(folder / "linux", [*MAKE, f"O={folder}/kernel", "arch/arm64/kvm/", "arch/arm64/kernel/"]),
+                log=LOG / "each.log", on_line=look)
+        if "selftests" in todo:
+            compile_selftests(folder / "linux", folder / "selftests", LOG / "each.log", look)
+        if warnings:
+            raise Fail(f"patch {number} ({commit[:12]}) compiles with a warning: {warnings[0]}")
     shutil.rmtree(folder)
     step.done(f"{len(commits)} steps without a warning")

@@ -10,7 +10,7 @@ from collections import namedtuple
 
 from . import base, images, kernel
 from .paths import BUILD, CACHE
-from .ui import Fail, need_disk, run
+from .ui import run
 
 # package: Debian's metapackage.  series: what the version starts with, or "" for the newest.
 Stock = namedtuple("Stock", "package series")
@@ -24,35 +24,20 @@ OURS = {"ours-64k": "64k"}
 MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "erofs")
 
 
-def release_of(stock):
-    """(package version, kernel release) that the metapackage stands for now."""
-    versions = [v for v in base.versions_of(f"{stock.package}:arm64") if v.startswith(stock.series)]
-    if not versions:
-        raise Fail(f"Debian's mirror has no {stock.package} {stock.series}")
-    newest = max(versions, key=base.version_key)
-    about = run(["apt-cache", "show", f"{stock.package}:arm64={newest}"])
-    return newest, re.search(r"^Depends:.*\blinux-image-(\d\S+)", about, re.M)[1]
-
-
 def unpacked(stock, step):
     """Folder of a stock kernel's unpacked packages, kept in the cache."""
-    store = CACHE / "source"
-    version, release = release_of(stock)
-    folder = store / f"stock-{release}"
+    version = base.newest(stock.package, stock.series)
+    about = run(["apt-cache", "show", f"{stock.package}:arm64={version}"])
+    release = re.search(r"^Depends:.*\blinux-image-(\d\S+)", about, re.M)[1]
+    folder = CACHE / "source" / f"stock-{release}"
     if folder.exists():
         return folder
-    need_disk(2, "unpacking a stock kernel", CACHE)
-    work = store / "stock.tmp"
-    shutil.rmtree(work, ignore_errors=True)
+    step.progress(f"downloading Linux {release}")
     listed = run(["apt-cache", "pkgnames", "linux-"]).splitlines()
     # Debian splits newer kernels into Image and modules, and linux-image only depends on them.
-    for part in ("image", "binary", "modules"):
-        if f"linux-{part}-{release}" in listed or f"linux-{part}-{release}:arm64" in listed:
-            step.progress(f"downloading linux-{part}-{release}")
-            run(["dpkg-deb", "-x", str(base.download(f"linux-{part}-{release}:arm64", version, store)), str(work)])
-    run(["depmod", "-b", str(work / "usr"), release])
-    work.rename(folder)
-    return folder
+    parts = [f"linux-{part}-{release}" for part in ("image", "binary", "modules")]
+    return base.unpack([part for part in parts if part in listed or f"{part}:arm64" in listed], version, folder,
+                       then=lambda work: run(["depmod", "-b", str(work / "usr"), release]))
 
 
 def modules(folder):
@@ -86,8 +71,6 @@ def make(name, step):
 
 def debian(name, step):
     """Image, and modules by their name in the initramfs, of Debian's newest version of a stock kernel."""
-    if not any(base.versions_of(f"{KERNELS[name].package}:arm64")):
-        base.apt_update()
     folder = unpacked(KERNELS[name], step)
     files = {f"modules/{number:02}-{path.name.removesuffix('.xz')}": lzma.decompress(path.read_bytes())
              for number, path in enumerate(modules(folder))}

@@ -1,10 +1,8 @@
 """Builds nestvm, our own VMM (vmm/), and fetches the arm64 packages that it needs."""
 
-import shutil
-
 from . import base
 from .paths import CACHE, LOG, ROOT
-from .ui import Fail, need_disk, run
+from .ui import run
 
 SOURCES = ROOT / "vmm"
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static"]
@@ -16,19 +14,8 @@ def unpacked(package):
     kept = sorted(store.glob(f"{package}_*.unpacked"))
     if kept:
         return kept[-1]
-    if not base.versions_of(f"{package}:arm64"):
-        base.apt_update()
-    versions = base.versions_of(f"{package}:arm64")
-    if not versions:
-        raise Fail(f"Debian's mirror has no {package} for arm64: name another with MIRROR=")
-    newest = max(versions, key=base.version_key)
-    need_disk(1, f"unpacking {package}", CACHE)
-    work = store / f"{package}.tmp"
-    shutil.rmtree(work, ignore_errors=True)
-    run(["dpkg-deb", "-x", str(base.download(f"{package}:arm64", newest, store)), str(work)])
-    folder = store / f"{package}_{newest}.unpacked"
-    work.rename(folder)
-    return folder
+    version = base.newest(package)
+    return base.unpack([package], version, store / f"{package}_{version}.unpacked")
 
 
 def xen():
