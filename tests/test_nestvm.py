@@ -27,6 +27,7 @@ def run(host, job, options="", timeout=120):
     ("--kernel /nest/Image --mem -1", USAGE, "--mem -1: give a number from 1 to 1048576"),
     ("--kernel /nest/Image --el2=nvhe", USAGE, r"--el2=nvhe: give --el2 \(VHE\) or --el2=e2h0 \(no VHE\)"),
     ("--kernel /nest/Image --xen /nest/Image", USAGE, "--xen: Xen runs at EL2 without VHE: give --el2=e2h0, too"),
+    ("--kernel /nest/Image --el2=e2h0 --xen /nest/Image --uboot /nest/Image", USAGE, "--xen and --uboot: give one of them"),
     ("--kernel /nest/Image --load /nest/Image", USAGE, "--load /nest/Image: give FILE@ADDRESS, as in --load"),
     ("--kernel /nest/Image --disks x", USAGE, "unknown option '--disks'"),
     ("--kernel", USAGE, "--kernel needs a value"),
@@ -36,6 +37,11 @@ def run(host, job, options="", timeout=120):
     ("--kernel /nest/initramfs.gz", ERROR, "--kernel /nest/initramfs.gz: no arm64 Image .*: give an uncompressed"),
     ("--kernel /nest/Image --mem 8", ERROR, "too little memory: /nest/Image .*: give --mem more than 8"),
     ("--kernel /nest/Image --mem 16 --initrd /nest/Image", ERROR, "too little memory: .*: give --mem more than 16"),
+    ("--kernel /nest/Image --uboot /nest/no-such", ERROR, "--uboot /nest/no-such: No such file or directory"),
+    ("--kernel /nest/Image --uboot $(truncate -s 129M /tmp/big; echo /tmp/big)", ERROR,
+     "--uboot /tmp/big: larger than the flash of 128 MiB: give the u-boot.bin of qemu_arm64"),
+    ("--kernel /nest/Image --uboot /nest/init --mem 48", ERROR,
+     "too little memory: U-Boot's own memory .*: give --mem more than 48"),
     ("--kernel /nest/Image --load /nest/init@0x40001000", ERROR, "/nest/Image at 0x40000000 overlaps /nest/init at"),
     ("--kernel /nest/Image --load /nest/init@0x1000", ERROR, "/nest/init cannot be at 0x1000: memory begins at 0x4"),
     ("--kernel /nest/Image --disk /nest/no-such", ERROR, "--disk /nest/no-such: No such file or directory"),
@@ -76,8 +82,8 @@ def test_failing_ioctl_is_named(host):
 def test_help(host):
     status, output = host.run(f"{NESTVM} --help", 60)
     assert status == 0
-    for option in ("kernel", "initrd", "append", "smp", "mem", "el2", "el2=e2h0", "xen", "xen-append", "domu", "load",
-                   "disk", "serial", "no-reboot", "help"):
+    for option in ("kernel", "initrd", "append", "smp", "mem", "el2", "el2=e2h0", "xen", "xen-append", "domu",
+                   "uboot", "load", "disk", "serial", "no-reboot", "help"):
         assert f"\n  --{option} " in output
     for status in ("0 the guest powered off", "2 bad arguments", "3 it asked for a reset", "4 it crashed"):
         assert status in output

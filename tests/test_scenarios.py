@@ -11,14 +11,12 @@ from workbench.ui import Fail, Steps
 @pytest.mark.parametrize("scenario", [pytest.param(s, id=s.name, marks=getattr(pytest.mark, s.tier))
                                       for s in scenarios.TABLE])
 def test_scenario(scenario, image, disks):
-    stock_kernels = scenarios.stock_of(scenario)
-    if scenario.kernel != "small" or stock_kernels:
+    stock_kernels, others = scenarios.stock_of(scenario), vmm.others(scenario.guest)
+    if scenario.kernel != "small" or stock_kernels or others:
         with Steps(1).step(f"payload of {scenario.name}") as step:
             image = kernel.build(scenario.kernel, step)
-            folders = [(kernel.PROGRAMS, "bin")]
+            folders = [(kernel.PROGRAMS, "bin"), *others]
             folders += [(stock.make(name, step), f"stock/{name}") for name in stock_kernels]
-            if scenarios.has_xen(scenario):
-                folders.append((vmm.xen(), "xen"))
             disks = [disks[0], images.payload(f"scenario-{scenario.name}", image, folders)]
     reports = scenarios.play(scenario, image, disks)
     assert scenarios.unexpected(scenario, reports) == []

@@ -132,6 +132,18 @@ static void add_chosen(const struct vm *vm)
 	end();
 }
 
+/* What U-Boot does by itself: doc/device-tree-bindings/config.txt in its source. */
+static void add_uboot(const struct vm *vm)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "booti %#lx - ${fdt_addr}", (unsigned long)vm->kernel.start);
+	begin("config");
+	text("bootcmd", command);
+	CELLS("bootdelay", 0);
+	end();
+}
+
 static void add_aliases(const struct vm *vm)
 {
 	char name[24], path[40];
@@ -268,6 +280,8 @@ void fdt_build(struct vm *vm)
 	CELLS("#size-cells", 2);
 	CELLS("interrupt-parent", PHANDLE_GIC);
 	add_chosen(vm);
+	if (vm->opt->uboot)
+		add_uboot(vm);
 	add_aliases(vm);
 	add_memory(vm);
 	add_cpus(vm);

@@ -11,6 +11,7 @@
 
 #define IMAGE_MAGIC	0x644d5241	/* "ARM\x64" */
 #define IMAGE_ALIGN	(2 * MIB)
+#define UBOOT_MEMORY	(48 * MIB)	/* its heap, stack and tables at the end of RAM take 42 MiB */
 #define ROUND_UP(n, to)	(((n) + (to) - 1) / (to) * (to))
 
 /* Documentation/arch/arm64/booting.rst in the kernel; Xen has the same. */
@@ -97,24 +98,65 @@ static struct range load_image(struct vm *vm, const char *option, const char *fi
 	return range;
 }
 
+static void load_uboot(struct vm *vm, const char *file)
+{
+	uint64_t size;
+	int fd = open_file("--uboot", file, &size);
+
+	if (size > FLASH_SIZE)
+		die("--uboot %s: larger than the flash of %lu MiB: give the u-boot.bin of qemu_arm64",
+		    file, FLASH_SIZE / MIB);
+	read_all(fd, file, vm_add_flash(vm), size);
+	close(fd);
+}
+
 static uint64_t after(struct range range)
 {
 	return ROUND_UP(range.start + range.size, IMAGE_ALIGN);
 }
 
-void load_all(struct vm *vm)
+static void load_initrd(struct vm *vm, struct range last)
+{
+	if (vm->opt->initrd)
+		vm->initrd = load_raw(vm, "--initrd", vm->opt->initrd, after(last));
+}
+
+/*
+ * U-Boot in flash expects the device tree where RAM begins, and has its first stack in the
+ * 2 MiB from there on; it then moves to the end of RAM.
+ */
+static void load_with_uboot(struct vm *vm)
+{
+	load_uboot(vm, vm->opt->uboot);
+	vm->entry = FLASH_BASE;
+	vm->dtb = place(vm, "the device tree", RAM_BASE, DTB_SIZE);
+	vm->kernel = load_image(vm, "--kernel", vm->opt->kernel, after(vm->dtb));
+	load_initrd(vm, vm->kernel);
+	place(vm, "U-Boot's own memory", after(vm->initrd.size ? vm->initrd : vm->kernel), UBOOT_MEMORY);
+}
+
+static void load_without_firmware(struct vm *vm)
 {
 	const struct options *opt = vm->opt;
 	struct range last = { RAM_BASE, 0, NULL };
-	unsigned int i;
 
-	for (i = 0; i < opt->nr_loads; i++)
-		load_raw(vm, "--load", opt->loads[i].file, opt->loads[i].address);
 	if (opt->xen)
 		last = load_image(vm, "--xen", opt->xen, RAM_BASE);
 	vm->kernel = load_image(vm, "--kernel", opt->kernel, after(last));
 	vm->entry = opt->xen ? last.start : vm->kernel.start;
 	vm->dtb = place(vm, "the device tree", after(vm->kernel), DTB_SIZE);
-	if (opt->initrd)
-		vm->initrd = load_raw(vm, "--initrd", opt->initrd, after(vm->dtb));
+	load_initrd(vm, vm->dtb);
+}
+
+void load_all(struct vm *vm)
+{
+	const struct options *opt = vm->opt;
+	unsigned int i;
+
+	for (i = 0; i < opt->nr_loads; i++)
+		load_raw(vm, "--load", opt->loads[i].file, opt->loads[i].address);
+	if (opt->uboot)
+		load_with_uboot(vm);
+	else
+		load_without_firmware(vm);
 }

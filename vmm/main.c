@@ -26,6 +26,7 @@ static const char help[] =
 "  --xen-append TEXT    Xen's own command line\n"
 "  --domu TEXT          a second domain of the same kernel and initrd, with this command line\n"
 "                       (one vCPU, 256 MiB, console ttyAMA0, which Xen's shows, too)\n"
+"  --uboot FILE         start U-Boot (u-boot.bin of qemu_arm64), which starts the kernel\n"
 "  --load FILE@ADDRESS  put a file at a guest physical address (RAM begins at 0x40000000);\n"
 "                       up to 8 times\n"
 "  --disk FILE          a virtio disk, read-only where FILE cannot be written; up to 8 times\n"
@@ -122,7 +123,7 @@ static void set_el2(struct options *opt, const char *variant)
 	opt->el2 = variant ? EL2_E2H0 : EL2_VHE;
 }
 
-enum { KERNEL = 256, INITRD, APPEND, SMP, MEM, EL2, XEN, XEN_APPEND, DOMU, LOAD, DISK, SERIAL, NO_REBOOT, HELP };
+enum { KERNEL = 256, INITRD, APPEND, SMP, MEM, EL2, XEN, XEN_APPEND, DOMU, UBOOT, LOAD, DISK, SERIAL, NO_REBOOT, HELP };
 
 static const struct option long_options[] = {
 	{ "kernel",	required_argument, NULL, KERNEL },
@@ -134,6 +135,7 @@ static const struct option long_options[] = {
 	{ "xen",	required_argument, NULL, XEN },
 	{ "xen-append",	required_argument, NULL, XEN_APPEND },
 	{ "domu",	required_argument, NULL, DOMU },
+	{ "uboot",	required_argument, NULL, UBOOT },
 	{ "load",	required_argument, NULL, LOAD },
 	{ "disk",	required_argument, NULL, DISK },
 	{ "serial",	required_argument, NULL, SERIAL },
@@ -154,6 +156,7 @@ static void set_option(struct options *opt, int option)
 	case XEN:	 opt->xen = optarg; break;
 	case XEN_APPEND: opt->xen_append = optarg; break;
 	case DOMU:	 opt->domu = optarg; break;
+	case UBOOT:	 opt->uboot = optarg; break;
 	case LOAD:	 add_load(opt, optarg); break;
 	case DISK:	 add_disk(opt, optarg); break;
 	case SERIAL:	 opt->serial = optarg; break;
@@ -181,6 +184,8 @@ static void parse(struct options *opt, int argc, char **argv)
 		usage("no kernel: give --kernel IMAGE");
 	if (opt->xen && opt->el2 != EL2_E2H0)
 		usage("--xen: Xen runs at EL2 without VHE: give --el2=e2h0, too");
+	if (opt->xen && opt->uboot)
+		usage("--xen and --uboot: give one of them");
 	if ((opt->xen_append || opt->domu) && !opt->xen)
 		usage("%s without --xen IMAGE", opt->domu ? "--domu" : "--xen-append");
 }

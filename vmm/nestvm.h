@@ -31,6 +31,7 @@
 #define MIB	(1024 * KIB)
 
 /* The machine: guest physical addresses, and interrupts (numbers of SPIs, or of PPIs). */
+#define FLASH_BASE	0x00000000UL
 #define GICD_BASE	0x08000000UL
 #define GITS_BASE	0x08080000UL
 #define GICR_BASE	0x080a0000UL
@@ -38,6 +39,7 @@
 #define VIRTIO_BASE	0x0a000000UL
 #define RAM_BASE	0x40000000UL
 
+#define FLASH_SIZE	(GICD_BASE - FLASH_BASE)
 #define GICD_SIZE	(64 * KIB)
 #define GITS_SIZE	(128 * KIB)
 #define GICR_SIZE	(128 * KIB)	/* of each vCPU */
@@ -73,7 +75,7 @@ struct load {
 };
 
 struct options {
-	const char *kernel, *initrd, *append, *xen, *xen_append, *domu, *serial;
+	const char *kernel, *initrd, *append, *xen, *xen_append, *domu, *uboot, *serial;
 	struct load loads[MAX_FILES];
 	const char *disks[MAX_FILES];
 	unsigned int nr_loads, nr_disks;
@@ -118,6 +120,7 @@ void vm_create(struct vm *vm);
 bool vm_has(struct vm *vm, int capability);
 void vm_set_irq(struct vm *vm, unsigned int spi, bool level);
 void *guest_memory(struct vm *vm, uint64_t address, uint64_t size);
+void *vm_add_flash(struct vm *vm);
 
 /* vcpu.c */
 void vcpus_create(struct vm *vm);

@@ -38,25 +38,34 @@ static void check_host(struct vm *vm)
 		    "or a kernel that has it, on a CPU where HCR_EL2.NV1 works");
 }
 
-static void add_memory(struct vm *vm)
+enum slot { SLOT_RAM, SLOT_FLASH };
+
+static void *add_memory(struct vm *vm, enum slot slot, uint64_t start, uint64_t size, uint32_t flags)
 {
-	const struct options *opt = vm->opt;
 	struct kvm_userspace_memory_region region = {
-		.guest_phys_addr = RAM_BASE,
-		.memory_size = opt->mem,
+		.slot = slot,
+		.flags = flags,
+		.guest_phys_addr = start,
+		.memory_size = size,
 	};
 	char *map;
 
 	/* Aligned, so that huge pages can back it. */
-	map = mmap(NULL, opt->mem + HUGE_PAGE, PROT_READ | PROT_WRITE,
+	map = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)
-		die_errno("--mem %lu: no room for the guest's memory", opt->mem / MIB);
+		die_errno("--mem %lu: no room for the guest's memory", vm->opt->mem / MIB);
 	map += -(uintptr_t)map % HUGE_PAGE;
-	madvise(map, opt->mem, MADV_HUGEPAGE);
+	madvise(map, size, MADV_HUGEPAGE);
 	region.userspace_addr = (uintptr_t)map;
 	IOCTL(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
-	vm->ram = map;
+	return map;
+}
+
+/* What the guest writes there is dropped. */
+void *vm_add_flash(struct vm *vm)
+{
+	return add_memory(vm, SLOT_FLASH, FLASH_BASE, FLASH_SIZE, KVM_MEM_READONLY);
 }
 
 void vm_create(struct vm *vm)
@@ -72,7 +81,7 @@ void vm_create(struct vm *vm)
 		die("--mem %lu: this host's guests have %lu bits of physical address: give less",
 		    vm->opt->mem / MIB, bits);
 	vm->fd = IOCTL(vm->kvm, KVM_CREATE_VM, bits == DEFAULT_IPA_BITS ? 0 : bits);
-	add_memory(vm);
+	vm->ram = add_memory(vm, SLOT_RAM, RAM_BASE, vm->opt->mem, 0);
 }
 
 void vm_set_irq(struct vm *vm, unsigned int spi, bool level)

@@ -15,7 +15,7 @@ from .paths import BUILD, CACHE, PATCHES, ROOT
 from .ui import Fail, Steps, need_disk
 
 
-def prepare(steps, flavour="small", tests=False, stock_kernels=(), xen=False):
+def prepare(steps, flavour="small", tests=False, stock_kernels=(), guest=""):
     """Everything a boot needs; returns (kernel, disks)."""
     with steps.step("series") as step:
         series.make_tree(step, strict=False)
@@ -32,8 +32,7 @@ def prepare(steps, flavour="small", tests=False, stock_kernels=(), xen=False):
     for name in stock_kernels:
         with steps.step(f"stock kernel {name}") as step:
             folders.append((stock.make(name, step), f"stock/{name}"))
-    if xen:
-        folders.append((vmm.xen(), "xen"))
+    folders += vmm.others(guest)
     with steps.step("payload image") as step:
         disk = images.payload(flavour + ("-tests" if tests else "") + ("-stock" if stock_kernels else ""), image, folders)
         step.done(f"{disk.stat().st_size >> 20} MiB")
@@ -75,7 +74,7 @@ def cmd_boot(args):
     scenario = scenarios.named(args.scenario)
     stock_kernels = scenarios.stock_of(scenario)
     steps = Steps(6 + len(stock_kernels))
-    image, disks = prepare(steps, scenario.kernel, stock_kernels=stock_kernels, xen=scenarios.has_xen(scenario))
+    image, disks = prepare(steps, scenario.kernel, stock_kernels=stock_kernels, guest=scenario.guest)
     with steps.step(f"scenario {args.scenario}") as step:
         reports = scenarios.play(scenario, image, disks, on_level=step.progress)
         wrong = scenarios.unexpected(scenario, reports)

@@ -73,26 +73,25 @@ def versions_of(package):
 
 
 def newest(package, series=""):
-    """The newest version of an arm64 package of Debian's that starts with `series`."""
-    name = f"{package}:arm64"
-    if not versions_of(name):
+    """The newest version of a package of Debian's, as apt names it, that starts with `series`."""
+    if not versions_of(package):
         apt_update()
-    versions = [version for version in versions_of(name) if version.startswith(series)]
+    versions = [version for version in versions_of(package) if version.startswith(series)]
     if not versions:
-        raise Fail(f"Debian's mirror has no {package} {series}".rstrip() + " for arm64: name another with MIRROR=")
+        raise Fail(f"Debian's mirror has no {package} {series}".rstrip() + ": name another with MIRROR=")
     return max(versions, key=version_key)
 
 
 def unpack(packages, version, folder, then=lambda work: None):
-    """Unpack arm64 packages of one version into a new folder of the cache, which is there when it is complete.
+    """Unpack packages of one version into a new folder of the cache, which is there when it is complete.
 
-    then: called with the folder before that.
+    packages: as apt names them.  then: called with the folder before that.
     """
     need_disk(2, f"unpacking {packages[0]}", CACHE)
     work = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)
     for package in packages:
-        run(["dpkg-deb", "-x", str(download(f"{package}:arm64", version, folder.parent)), str(work)])
+        run(["dpkg-deb", "-x", str(download(package, version, folder.parent)), str(work)])
     then(work)
     work.rename(folder)
     return folder

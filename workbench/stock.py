@@ -26,7 +26,7 @@ MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "erofs")
 
 def unpacked(stock, step):
     """Folder of a stock kernel's unpacked packages, kept in the cache."""
-    version = base.newest(stock.package, stock.series)
+    version = base.newest(f"{stock.package}:arm64", stock.series)
     about = run(["apt-cache", "show", f"{stock.package}:arm64={version}"])
     release = re.search(r"^Depends:.*\blinux-image-(\d\S+)", about, re.M)[1]
     folder = CACHE / "source" / f"stock-{release}"
@@ -36,7 +36,8 @@ def unpacked(stock, step):
     listed = run(["apt-cache", "pkgnames", "linux-"]).splitlines()
     # Debian splits newer kernels into Image and modules, and linux-image only depends on them.
     parts = [f"linux-{part}-{release}" for part in ("image", "binary", "modules")]
-    return base.unpack([part for part in parts if part in listed or f"{part}:arm64" in listed], version, folder,
+    there = [f"{part}:arm64" for part in parts if part in listed or f"{part}:arm64" in listed]
+    return base.unpack(there, version, folder,
                        then=lambda work: run(["depmod", "-b", str(work / "usr"), release]))
 
 

@@ -8,19 +8,28 @@ SOURCES = ROOT / "vmm"
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static"]
 
 
-def unpacked(package):
-    """Folder of an unpacked arm64 package of Debian's; what the cache holds is kept."""
+# Programs of others that guests start: option of guest/guest -> package, its architecture, folder in it.
+OTHERS = {"xen": ("xen-hypervisor-4.20-arm64", ":arm64", "boot"),
+          "uboot": ("u-boot-qemu", "", "usr/lib/u-boot/qemu_arm64")}
+
+
+def unpacked(package, architecture=":arm64"):
+    """Folder of an unpacked package of Debian's; what the cache holds is kept.
+
+    architecture: empty where a package is for all of them.
+    """
     store = CACHE / "source"
     kept = sorted(store.glob(f"{package}_*.unpacked"))
     if kept:
         return kept[-1]
-    version = base.newest(package)
-    return base.unpack([package], version, store / f"{package}_{version}.unpacked")
+    version = base.newest(package + architecture)
+    return base.unpack([package + architecture], version, store / f"{package}_{version}.unpacked")
 
 
-def xen():
-    """Folder with Debian's Xen."""
-    return unpacked("xen-hypervisor-4.20-arm64") / "boot"
+def others(options):
+    """(folder, name in the payload) of the programs of others that options of guest/guest ask for."""
+    return [(unpacked(package, architecture) / folder, name)
+            for name, (package, architecture, folder) in OTHERS.items() if f"--{name}" in options]
 
 
 def build(out, cross):
