@@ -100,13 +100,16 @@ static struct range load_image(struct vm *vm, const char *option, const char *fi
 
 static void load_uboot(struct vm *vm, const char *file)
 {
+	void *flash = vm_add_flash(vm);
 	uint64_t size;
 	int fd = open_file("--uboot", file, &size);
 
 	if (size > FLASH_SIZE)
 		die("--uboot %s: larger than the flash of %lu MiB: give the u-boot.bin of qemu_arm64",
 		    file, FLASH_SIZE / MIB);
-	read_all(fd, file, vm_add_flash(vm), size);
+	read_all(fd, file, flash, size);
+	if (!memcmp(flash, "\177ELF", 4))
+		die("--uboot %s: an ELF file, not what flash holds: give the u-boot.bin of qemu_arm64", file);
 	close(fd);
 }
 

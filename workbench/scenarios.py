@@ -127,7 +127,7 @@ TABLE = (
              {"L0": HYPERVISOR, "L1": DOM0 | {"cpus": "4"}, "L2": ORDINARY}),
     Scenario("uboot", "normal", "small", "max", 2, NESTVM.format(1) + " --e2h0 --uboot",
              {"L0": HYPERVISOR, "L1": NVHE | {"boot": "U-Boot"}, "L2": ORDINARY | {"boot": "direct"}}),
-    Scenario("uboot-all", "long", "small", "max", 2, NESTVM.format("2 --uboot") + " --e2h0 --smp 4 --uboot",
+    Scenario("uboot-all", "long", "small", "neoverse-v1", 2, NESTVM.format("2 --uboot") + " --e2h0 --smp 4 --uboot",
              {"L0": HYPERVISOR, "L1": NVHE | {"boot": "U-Boot", "cpus": "4"},
               "L2": ORDINARY | {"boot": "U-Boot", "cpus": "2"}}),
     Scenario("uboot-vhe", "long", "small", "max", 2, NESTED.format(1) + " --smp 2 --uboot",
