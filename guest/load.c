@@ -5,7 +5,8 @@
  * usage: load SECONDS [memory MiB] [disk DEVICE] [net ADDRESS PORT]
  *        load serve PORT
  *
- * One process a kind of load, for SECONDS (memory: once it is filled); ends with a line for each kind and
+ * One process a kind of load, for SECONDS (memory: once it is filled), but one block
+ * at least, however slow; ends with a line for each kind and
  * status 0 if every byte was right.  The parent sleeps and wakes all the time and
  * tells how late it was woken at worst; more than STALL seconds are a failure.
  * "serve" is the peer of "net": it sends back what it gets.
@@ -143,7 +144,7 @@ static int disk(char **arguments)
 	blocks = bytes / BLOCK;
 	generation = calloc(blocks, sizeof(*generation));
 	data = aligned_alloc(PAGE, BLOCK);
-	for (; running(); done++) {
+	for (; !done || running(); done++) {
 		unsigned long block = random64() % blocks, other = random64() % blocks;
 
 		write_pattern(data, BLOCK, block, ++generation[block]);
@@ -157,7 +158,7 @@ static int disk(char **arguments)
 			return 1;
 	}
 	printf("disk: %lu blocks of %lu KiB\n", done, BLOCK >> 10);
-	return done == 0;
+	return 0;
 }
 
 static void all(int peer, char *data, int out)
@@ -182,7 +183,7 @@ static int net(char **arguments)
 	inet_pton(AF_INET, arguments[0], &address.sin_addr);
 	if (connect(peer, (void *)&address, sizeof(address)))
 		DIE(arguments[0]);
-	for (; running(); sent++) {
+	for (; !sent || running(); sent++) {
 		write_pattern(data, BLOCK, 0, sent);
 		all(peer, data, 1);
 		memset(data, 0, BLOCK);
@@ -191,7 +192,7 @@ static int net(char **arguments)
 			return 1;
 	}
 	printf("net: %u blocks of %lu KiB\n", sent, BLOCK >> 10);
-	return sent == 0;
+	return 0;
 }
 
 static int serve(const char *port)

@@ -58,10 +58,11 @@ def test_what_killed_guests_leave_behind_is_told(left, told):
 
 @pytest.mark.quick
 def test_way_of_pressure_that_did_nothing_is_told():
-    told = "\n".join(f"press: {way} 1 of 2" for way in acts.PRESSURE["L0"])
-    acts.check_pressure("L0", told)
+    ways = acts.PRESSURE["L0"] + acts.MONITOR
+    told = "\n".join(f"press: {way} 1 of 2" for way in ways)
+    acts.check_pressure("L0", ways, told)
     with pytest.raises(Fail, match="no pressure on its guest by merge"):
-        acts.check_pressure("L0", told.replace("merge 1", "merge 0"))
+        acts.check_pressure("L0", ways, told.replace("merge 1", "merge 0"))
 
 
 @pytest.mark.normal

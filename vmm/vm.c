@@ -50,13 +50,14 @@ static void *add_memory(struct vm *vm, enum slot slot, uint64_t start, uint64_t 
 	};
 	char *map;
 
-	/* Aligned, so that huge pages can back it. */
+	/* Aligned, so that huge pages can back it; KSM may merge it. Not every kernel has them. */
 	map = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)
 		die_errno("--mem %lu: no room for the guest's memory", vm->opt->mem / MIB);
 	map += -(uintptr_t)map % HUGE_PAGE;
 	madvise(map, size, MADV_HUGEPAGE);
+	madvise(map, size, MADV_MERGEABLE);
 	region.userspace_addr = (uintptr_t)map;
 	IOCTL(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
 	return map;

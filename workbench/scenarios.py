@@ -36,31 +36,38 @@ XEN = "--vmm nestvm --xen --mem 1024 --stock debian-6.12 --job 'read line'"
 # The same with another kernel (stock.py), as guest hypervisor and as its guest.
 OTHER = "--el2 --root --smp 2 --mem 1536 --stock {0} --job '/nest/guest L2 --mem 512 --stock {0}'"
 
-# Ways in which a guest hypervisor runs KVM: mode that it reports -> options of guest/guest.
-MODES = {"VHE": ""}
+# Ways in which a guest hypervisor runs KVM: end of the scenarios' names -> what it reports, the machine's CPU, options
+# of guest/guest for it, for its guests and for three of them, and which scenarios are of the normal tier.  Without VHE,
+# its VMM is nestvm, with which the host has no balloon and no dirty logging; of its guests, only the three's is.
+Mode = namedtuple("Mode", "report cpu guest nested three normal")
+MODES = {
+    "": Mode(HYPERVISOR, "max", "--el2 --monitor", "", "", ("kill", "pressure", "three", "load")),
+    "-nvhe": Mode(NVHE, "max", "--vmm nestvm --e2h0", "", " --vmm nestvm", ()),
+    "-protected": Mode(PROTECTED, "neoverse-v1", "--vmm nestvm --e2h0 --append kvm-arm.mode=protected",
+                       " --append arm64.nopauth", " --vmm nestvm --append arm64.nopauth", ()),
+}
 
 
-def stress(mode):
+def stress(end, mode):
     """The scenarios that a guest hypervisor of each mode has to stand."""
-    levels = {"L0": HYPERVISOR, "L1": HYPERVISOR | {"mode": mode}, "L2": ORDINARY}
+    levels, nested = {"L0": HYPERVISOR, "L1": mode.report, "L2": ORDINARY}, mode.nested
     done = {level: fields | ({} if level == "L0" else {"job": "0"}) for level, fields in levels.items()}
 
-    def line(name, tier, job, expect=done, act=acts.finish, seconds=0, smp=2, mem=1024):
-        if mode != "VHE":
-            name += f"-{mode.lower()}"
-        return Scenario(name, tier, "small", "max", 2,
-                        f"--el2 --root --smp {smp} --mem {mem} {MODES[mode]} --monitor --job '/nest/job {job}'",
+    def line(name, job, expect=done, act=acts.finish, seconds=0, smp=2, mem=1024):
+        return Scenario(name + end, "normal" if name in mode.normal else "long", "small", mode.cpu, 2,
+                        f"{mode.guest} --root --smp {smp} --mem {mem} --job '/nest/job {job}'",
                         expect, act, seconds)
 
     return (
-        line("kill", "normal", "loaded 600 64 --mem 192", levels, acts.killed(2), seconds=30),
-        line("kill-100", "long", "loaded 600 64 --mem 192 --smp 2", levels, acts.killed(100), seconds=30),
-        line("pressure", "normal", "pressed 140 20 96 --mem 160", act=acts.pressure(15, 600), seconds=30, mem=768),
-        line("pressure-long", "long", "pressed 350 600 256 --mem 400 --smp 2", act=acts.pressure(600, 800), seconds=600, smp=4),
-        line("three", "normal", "three 2", levels | {"L1": done["L1"]}, seconds=40, mem=1280),
-        line("three-20", "long", "three 20", levels | {"L1": done["L1"]}, seconds=400, mem=1280),
-        line("load", "normal", "loaded 10 64 --smp 2", seconds=10, smp=4),
-        *(line(f"load-{smp}x{inner}", "long", f"loaded 600 128 --smp {inner}", seconds=600, smp=smp)
+        line("kill", f"loaded 600 64 --mem 192{nested}", levels, acts.killed(2), seconds=30),
+        line("kill-100", f"loaded 600 64 --mem 192 --smp 2{nested}", levels, acts.killed(100), seconds=30),
+        line("pressure", f"pressed 140 20 96 --mem 160{nested}", act=acts.pressure(15, 600), seconds=30, mem=768),
+        line("pressure-long", f"pressed 350 600 256 --mem 400 --smp 2{nested}", act=acts.pressure(600, 800), seconds=600,
+             smp=4),
+        line("three", f"three 2{mode.three}", levels | {"L1": done["L1"]}, seconds=40, mem=1280),
+        line("three-20", f"three 20{mode.three}", levels | {"L1": done["L1"]}, seconds=400, mem=1280),
+        line("load", f"loaded 10 64 --smp 2{nested}", seconds=60, smp=4),
+        *(line(f"load-{smp}x{inner}", f"loaded 600 128 --smp {inner}{nested}", seconds=600, smp=smp)
           for smp, inner in ((1, 1), (1, 2), (4, 1), (4, 2))),
     )
 
@@ -143,7 +150,7 @@ TABLE = (
     Scenario("vel2-smp-debug", "long", "debug", "max", 2, "--el2 --root --smp 4 --mem 1024",
              {"L0": HYPERVISOR, "L1": HYPERVISOR | {"cpus": "4"}}),
     Scenario("guest-debug", "long", "debug", "max", 2, "--smp 2", {"L0": HYPERVISOR, "L1": ORDINARY}),
-) + tuple(line for mode in MODES for line in stress(mode))
+) + tuple(line for end, mode in MODES.items() for line in stress(end, mode))
 
 # Seconds: the debug kernel is some ten times slower; Xen starts two of Debian's kernels at a time.
 BOOT = {"small": 120, "debug": 900}
