@@ -6,9 +6,9 @@
  *        load serve PORT
  *
  * One process a kind of load, for SECONDS (memory: once it is filled), but one block
- * at least, however slow; ends with a line for each kind and
- * status 0 if every byte was right.  The parent sleeps and wakes all the time and
- * tells how late it was woken at worst; more than STALL seconds are a failure.
+ * at least, however slow; ends with a line for each kind and status 0 if every byte
+ * was right.  The parent sleeps and wakes all the time and tells how late it was woken
+ * at worst; more than STALL seconds are a failure.
  * "serve" is the peer of "net": it sends back what it gets.
  */
 #define _GNU_SOURCE

@@ -1,7 +1,7 @@
 """What a scenario does once all of its levels are up.
 
-An act is called with the booted host, the options of guest/guest that started the
-guest hypervisor, and how many seconds its slowest step may take; it raises Fail.
+An act is called with the booted host, its guests (level -> options of guest/guest
+that started it), and how many seconds its slowest step may take; it raises Fail.
 """
 
 import random
@@ -11,11 +11,11 @@ import time
 from .ui import Fail
 
 # Guests run beside the agent, which stays free to look at them.
-START = ("rm -f /tmp/L1.status; (/nest/guest L1 {} & echo $! >/tmp/L1.pid; wait $!; echo $? >/tmp/L1.status)"
-         " >/tmp/L1.out 2>&1 </dev/null &")
-ENDED = "until [ -f /tmp/L1.status ]; do sleep 0.1; done"
-FINISH = f"{ENDED}; cat /tmp/L1.out; exit $(cat /tmp/L1.status)"
-KILL = f"kill -9 $(cat /tmp/L1.pid); {ENDED}"
+START = ("rm -f /tmp/{0}.status; (/nest/guest {0} {1} & echo $! >/tmp/{0}.pid; wait $!; echo $? >/tmp/{0}.status)"
+         " >/tmp/{0}.out 2>&1 </dev/null &")
+ENDED = "until [ -f /tmp/{0}.status ]; do sleep 0.1; done"
+FINISH = ENDED + "; cat /tmp/{0}.out; exit $(cat /tmp/{0}.status)"
+KILL = "kill -9 $(cat /tmp/{0}.pid) && " + ENDED
 
 # What stays on a host without VMs: fields of /proc/meminfo, and by how many KiB they
 # may grow (measured noise: a third of it).  Stage-2 tables (SecPageTables) are gone to
@@ -33,11 +33,26 @@ PRESSURE["L0"] = PRESSURE["L1"] + ("collapse", "move", "compact", "cool", "merge
 MONITOR = ("log-dirty", "balloon")
 
 
-def finish(host, guest, limit):
+def finish(host, guests, limit):
     """The guests do their jobs and power off."""
-    status, output = host.run(FINISH, limit)
-    if status:
-        raise host.failed("L1", f"its VMM ended with status {status}: {output[-300:]}")
+    for level in guests:
+        status, output = host.run(FINISH.format(level), limit)
+        if status:
+            raise host.failed(level, f"its VMM ended with status {status}: {output[-300:]}")
+
+
+def together(seconds):
+    """All guests go on side by side for so long; none may end, which a job does that lost anything."""
+    def act(host, guests, limit):
+        time.sleep(seconds)
+        for level in host.consoles:
+            if host.job_status(level) is not None:
+                raise host.failed(level, "its job ended beside the others")
+        for level in guests:
+            status, output = host.run(KILL.format(level))
+            if status:
+                raise host.failed(level, f"it ended beside the others: {output[-300:]}")
+    return act
 
 
 def check_pressure(level, ways, told):
@@ -53,12 +68,12 @@ def pressure(seconds, left):
 
     left: MiB that the balloon leaves to the guest hypervisor, if its VMM has a monitor.
     """
-    def act(host, guest, limit):
-        monitor = "--monitor" in guest
+    def act(host, guests, limit):
+        monitor = "--monitor" in guests["L1"]
         status, output = host.run(f"/nest/job press $(cat /tmp/L1.pid) {seconds} {left if monitor else ''}", limit)
         if status:
             raise Fail(f"pressure on the host ended with status {status}: {output[-300:]}")
-        finish(host, guest, limit)
+        finish(host, guests, limit)
         check_pressure("L0", PRESSURE["L0"] + (MONITOR if monitor else ()), output)
         check_pressure("L1", PRESSURE["L1"], "\n".join(host.consoles["L1"].lines))
     return act
@@ -83,17 +98,17 @@ def compare(before, after, rounds):
 
 def killed(rounds):
     """The guest hypervisor's VMM is killed and started anew, so many times; nothing may stay behind."""
-    def act(host, guest, limit):
-        host.run(KILL)
+    def act(host, guests, limit):
+        host.run(KILL.format("L1"))
         before = idle(host)
         for _ in range(rounds):
             seen = {level: len(console.lines) for level, console in host.consoles.items()}
-            host.run(START.format(guest))
+            host.run(START.format("L1", guests["L1"]))
             # Half of the time while the nested guest comes up.
             for level in ("L1", random.choice(("L1", "L2"))):
                 host.report(level, limit, since=seen[level])
             time.sleep(random.uniform(0, 4))
-            host.run(KILL)
+            host.run(KILL.format("L1"))
         grown = compare(before, idle(host), rounds)
         (host.folder / "grown").write_text(f"KiB more in use after {rounds} kills: {grown}\n")
     return act

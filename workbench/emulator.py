@@ -67,14 +67,16 @@ class Machine:
     name: of the log folder under build/log.  cpu: -cpu argument.  memory: MiB.
     icount: None or QEMU's -icount argument.  append: more kernel command line.
     interactive: the host's console is the caller's terminal.
+    levels: whose consoles there are; further guests of the host are L1b, L1c...,
+    and their guests L2b, L2c...
     """
 
     def __init__(self, kernel, disks, name, cpu=None, smp=2, memory=2048, icount=None, append="",
-                 options=(), interactive=False, nested="kvm-arm.mode=nested"):
+                 options=(), interactive=False, nested="kvm-arm.mode=nested", levels=LEVELS):
         self.folder = LOG / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
-        self.consoles = {level: Console(level, self.folder, self.started) for level in LEVELS}
+        self.consoles = {level: Console(level, self.folder, self.started) for level in levels}
         self.sockets = {}
         self.process = None
         self.number = 0
@@ -98,7 +100,7 @@ class Machine:
             command += ["-drive", f"if=none,id=d{number},file={disk},format=raw,readonly=on",
                         "-device", f"virtio-blk-device,drive=d{number}"]
         command += ["-device", "virtio-serial-device,max_ports=8"]
-        ports = ["ctl"] + [level for level in LEVELS if level != "L0"]
+        ports = ["ctl"] + [level for level in self.consoles if level != "L0"]
         for port in ports:
             command += ["-chardev", f"socket,id={port},path={self.work.name}/{port},server=on,wait=on",
                         "-device", f"virtserialport,chardev={port},name={port}"]

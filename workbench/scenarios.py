@@ -14,8 +14,10 @@ from .ui import Fail
 # tier: quick, normal or long.  cpu/smp: of the emulated machine.  kernel: flavour.
 # guest: options of guest/guest for level L1.  expect: level -> report fields, and
 # as "job" the status of the job that a level was given.  act: what is done with the
-# levels once they are up (acts.py), which takes about so many seconds.
-Scenario = namedtuple("Scenario", "name tier kernel cpu smp guest expect act seconds", defaults=(acts.finish, 0))
+# levels once they are up (acts.py), which takes about so many seconds.  beside:
+# further guests of the host, L1b, L1c...: level -> options.
+Scenario = namedtuple("Scenario", "name tier kernel cpu smp guest expect act seconds beside",
+                      defaults=(acts.finish, 0, {}))
 
 HYPERVISOR = {"el": "EL2", "mode": "VHE", "kvm": "yes"}
 NVHE = HYPERVISOR | {"mode": "nVHE"}
@@ -33,6 +35,9 @@ PROTECTED_MODE = (NESTVM.replace("--mem 256", "--mem 256 --append arm64.nopauth"
                   " --e2h0 --append kvm-arm.mode=protected")
 # Debian's Xen with its kernel as dom0, which waits for a line of input, and as a second domain.
 XEN = "--vmm nestvm --xen --mem 1024 --stock debian-6.12 --job 'read line'"
+# A guest hypervisor that keeps its guest, and that guest's memory, busy; an ordinary guest.
+BUSY = "--root --mem 768 --smp {0} --job '/nest/job busy 3600 64 --vmm nestvm --mem 192 --smp {0}'"
+BUSY_ORDINARY = "--mem 256 --smp {0} --job '/nest/bin/load 3600 memory 64'"
 # The same with another kernel (stock.py), as guest hypervisor and as its guest.
 OTHER = "--el2 --root --smp 2 --mem 1536 --stock {0} --job '/nest/guest L2 --mem 512 --stock {0}'"
 
@@ -139,6 +144,11 @@ TABLE = (
               "L2": ORDINARY | {"boot": "U-Boot", "cpus": "2"}}),
     Scenario("uboot-vhe", "long", "small", "max", 2, NESTED.format(1) + " --smp 2 --uboot",
              {"L0": HYPERVISOR, "L1": HYPERVISOR | {"boot": "U-Boot"}, "L2": ORDINARY | {"boot": "direct"}}),
+    *(Scenario(f"side-by-side{end}", tier, "small", cpu, 2, "--el2 " + BUSY.format(smp),
+               {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY, "L1b": NVHE, "L2b": ORDINARY, "L1c": ORDINARY},
+               acts.together(8), 30,
+               {"L1b": "--vmm nestvm --e2h0 " + BUSY.format(smp), "L1c": BUSY_ORDINARY.format(smp)})
+      for end, tier, cpu, smp in (("", "normal", "max", 1), ("-smp", "long", "neoverse-v1", 2))),
     Scenario("nested-debian-16k", "long", "small", "max", 2, OTHER.format("debian-16k"),
              {"L0": HYPERVISOR, "L1": HYPERVISOR, "L2": ORDINARY}, seconds=60),
     Scenario("nested-64k", "long", "small", "max", 2, OTHER.format("ours-64k"),
@@ -165,9 +175,14 @@ def named(name):
     return found[0]
 
 
+def guests_of(scenario):
+    """The host's guests: level -> options of guest/guest."""
+    return {"L1": scenario.guest} | scenario.beside
+
+
 def stock_of(scenario):
     """Names of the stock kernels that a scenario's guests run."""
-    return sorted(set(re.findall(r"--stock (\S+?)(?=['\s]|$)", scenario.guest)))
+    return sorted(set(re.findall(r"--stock (\S+?)(?=['\s]|$)", " ".join(guests_of(scenario).values()))))
 
 
 def has_xen(scenario):
@@ -181,7 +196,7 @@ NODES = [option for node in ("near", "far") for option in
 
 def machine(scenario, kernel, disks):
     return Machine(kernel, disks, f"scenario-{scenario.name}", cpu=cpu_model(scenario.cpu), smp=scenario.smp,
-                   memory=3072, options=NODES)
+                   memory=3072, options=NODES, levels=tuple(scenario.expect))
 
 
 def play(scenario, kernel, disks, on_level=lambda level: None, inspect=lambda host: None):
@@ -194,7 +209,8 @@ def play(scenario, kernel, disks, on_level=lambda level: None, inspect=lambda ho
     with machine(scenario, kernel, disks) as host:
         on_level("L0")
         reports = {"L0": host.boot(limit)}
-        host.run(acts.START.format(scenario.guest))
+        for level, options in guests_of(scenario).items():
+            host.run(acts.START.format(level, options))
         for level in list(scenario.expect)[1:]:
             on_level(level)
             # What Xen's second domain writes is on Xen's console.
@@ -202,7 +218,7 @@ def play(scenario, kernel, disks, on_level=lambda level: None, inspect=lambda ho
         inspect(host)
         if has_xen(scenario):
             host.run("echo >/tmp/L1.in")
-        scenario.act(host, scenario.guest, limit)
+        scenario.act(host, guests_of(scenario), limit)
         host.power_off()
     for level, report in reports.items():
         report["job"] = host.job_status(level)
