@@ -5,8 +5,15 @@
  * The smallest guest hypervisor, at virtual EL2: a nested guest of a few
  * instructions, and nothing between the operation and the host. Output as
  * exitcost's.
+ *
+ * usage: nvcost [--e2h0] [OPERATION]
+ *   --e2h0  the guest hypervisor has no VHE
  */
 #include "vm.h"
+
+#ifndef KVM_ARM_VCPU_HAS_EL2_E2H0	/* newer than the C library's headers */
+#define KVM_ARM_VCPU_HAS_EL2_E2H0	8
+#endif
 
 #define PAGE_SIZE	4096UL
 #define PAGES		16	/* of data that the nested guest has in use when a TLBI comes */
@@ -25,7 +32,7 @@ asm(
 "	.macro hypervisor entry\n"
 "	adr	x2, vectors\n"
 "	msr	vbar_el2, x2\n"
-"	set	hcr_el2, 0x480000001\n"		/* E2H, RW, VM */
+"	set	hcr_el2, 0x480000001\n"		/* E2H (RES0 without VHE), RW, VM */
 "	set	vtcr_el2, 0x80023559\n"		/* 40 bits out, 39 in, 4K, from level 1 */
 "	ldr	x15, =0x1000040008000\n"	/* VMID 1, TABLES */
 "	msr	vttbr_el2, x15\n"
@@ -163,8 +170,10 @@ uint64_t ticks(const struct operation *operation, uint64_t iterations, uint64_t 
 
 int main(int argc, char **argv)
 {
-	create_vm(&vm, 1 << KVM_ARM_VCPU_HAS_EL2);
+	int e2h0 = argc > 1 && !strcmp(argv[1], "--e2h0");
+
+	create_vm(&vm, 1 << KVM_ARM_VCPU_HAS_EL2 | e2h0 << KVM_ARM_VCPU_HAS_EL2_E2H0);
 	memset(vm.data, 0, DATA_SIZE);
 	map_nested();
-	return measure(operations, sizeof(operations) / sizeof(operations[0]), argc > 1 ? argv[1] : NULL);
+	return measure(operations, sizeof(operations) / sizeof(operations[0]), argv[1 + e2h0]);
 }
