@@ -66,7 +66,7 @@ def stress(end, mode):
     return (
         line("kill", f"loaded 600 64 --mem 192{nested}", levels, acts.killed(2), seconds=30),
         line("kill-100", f"loaded 600 64 --mem 192 --smp 2{nested}", levels, acts.killed(100), seconds=30),
-        line("pressure", f"pressed 140 20 96 --mem 160{nested}", act=acts.pressure(15, 600), seconds=30, mem=768),
+        line("pressure", f"pressed 140 20 96 --mem 160{nested}", act=acts.pressure(15, 600), seconds=100, mem=768),
         line("pressure-long", f"pressed 350 600 256 --mem 400 --smp 2{nested}", act=acts.pressure(600, 800), seconds=600,
              smp=4),
         line("three", f"three 2{mode.three}", levels | {"L1": done["L1"]}, seconds=40, mem=1280),
