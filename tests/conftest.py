@@ -7,7 +7,7 @@ to hours).  `./nest test` runs quick and normal ones.
 import pytest
 
 from workbench import images, kernel
-from workbench.emulator import Machine, cpu_model
+from workbench.emulator import PATIENCE, Machine, cpu_model
 from workbench.images import IMAGES
 from workbench.scenarios import BOOT
 from workbench.ui import Steps
@@ -58,7 +58,7 @@ class Host:
         self.cpu = cpu_model(cpu)
         self.machine = None
 
-    def run(self, command, timeout):
+    def run(self, command, timeout=PATIENCE):
         """(status, output) of a command on the host; a splat or time-out fails the test."""
         if self.machine is None:
             self.machine = Machine(*self.arguments, cpu=self.cpu, memory=6144, smp=4, append="quiet")

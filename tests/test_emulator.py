@@ -19,7 +19,7 @@ def booted(image, disks, name):
 @pytest.mark.normal
 def test_commands_and_timeouts(image, disks):
     with booted(image, disks, "harness") as machine:
-        machine.boot(120)
+        machine.boot()
         assert machine.run("echo one; echo two; exit 3") == (3, "one\ntwo")
         status, output = machine.run("printf 'no newline'")
         assert (status, output) == (0, "no newline")
@@ -33,7 +33,7 @@ def test_commands_and_timeouts(image, disks):
 @pytest.mark.normal
 def test_splat_fails_and_is_shown(image, disks):
     with booted(image, disks, "splat") as machine:
-        machine.boot(120)
+        machine.boot()
         with pytest.raises(Fail, match=r"(?s)L0's kernel is in trouble.*made up by a test"):
             machine.run("echo '<2>BUG: made up by a test' >/dev/kmsg; sleep 60")
     assert leftovers() == []
@@ -76,7 +76,7 @@ def test_missing_kernel_is_named(disks):
 def test_interrupt_leaves_nothing(after, image, disks):
     """Ctrl-C: the whole foreground group gets SIGINT."""
     program = ("import sys; from workbench.emulator import Machine\n"
-               f"with Machine({str(image)!r}, {[str(d) for d in disks]!r}, 'interrupted') as m: m.boot(120); m.wait('L0', 'never', 99)")
+               f"with Machine({str(image)!r}, {[str(d) for d in disks]!r}, 'interrupted') as m: m.boot(); m.wait('L0', 'never', 99)")
     process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(after)

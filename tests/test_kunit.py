@@ -10,7 +10,7 @@ from workbench.emulator import Machine
 @pytest.mark.normal
 def test_kunit(image, disks):
     with Machine(image, disks, "kunit", smp=1, append="quiet kunit.enable=1") as machine:
-        machine.boot(120)
+        machine.boot()
         status, output = machine.run("cat /sys/kernel/debug/kunit/*/results")
     assert status == 0, output
     suites = re.findall(r"^# (\S+): pass:(\d+) fail:(\d+) skip:\d+ total:\d+$", output, re.M)

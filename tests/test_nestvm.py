@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from workbench.emulator import Machine
+from workbench.emulator import PATIENCE, Machine
 
 NESTVM = "/nest/bin/nestvm"
 GUEST = f"{NESTVM} --kernel /nest/Image --initrd /nest/initramfs.gz"
@@ -13,10 +13,10 @@ GUEST = f"{NESTVM} --kernel /nest/Image --initrd /nest/initramfs.gz"
 POWER_OFF, ERROR, USAGE, RESET, CRASH = 0, 1, 2, 3, 4
 
 
-def run(host, job, options="", timeout=120):
+def run(host, job, options=""):
     """(status, console) of an ordinary guest that runs a shell command, which has no quotes."""
     append = f'console=ttyAMA0 quiet panic=-1 NEST_LEVEL=L1 NEST_JOB="{job}"'
-    return host.run(f"timeout {timeout} {GUEST} --append '{append}' {options}", timeout + 10)
+    return host.run(f"timeout {PATIENCE - 10} {GUEST} --append '{append}' {options}")
 
 
 @pytest.mark.normal
@@ -51,14 +51,14 @@ def run(host, job, options="", timeout=120):
     ("--kernel /nest/Image --serial /nest/no-such", ERROR, "--serial /nest/no-such: Read-only file system"),
 ])
 def test_refusals(arguments, status, line, host):
-    got, output = host.run(f"{NESTVM} {arguments}", 60)
+    got, output = host.run(f"{NESTVM} {arguments}")
     assert len(output.splitlines()) == 1 and re.match(f"nestvm: {line}", output), output
     assert got == status
 
 
 @pytest.mark.normal
 def test_host_without_kvm(host):
-    status, output = host.run(f"mv /dev/kvm /dev/off; {GUEST}; status=$?; mv /dev/off /dev/kvm; exit $status", 60)
+    status, output = host.run(f"mv /dev/kvm /dev/off; {GUEST}; status=$?; mv /dev/off /dev/kvm; exit $status")
     assert (status, output) == (ERROR, "nestvm: no /dev/kvm: this needs a kernel with KVM that was booted at EL2")
 
 
@@ -76,13 +76,13 @@ def test_host_without_nesting(image, disks):
 @pytest.mark.normal
 def test_failing_ioctl_is_named(host):
     """No room for a vCPU's file descriptor, after those of /dev/kvm and the VM."""
-    status, output = host.run(f"exec 3>&-; ulimit -n 5; {GUEST}", 60)
+    status, output = host.run(f"exec 3>&-; ulimit -n 5; {GUEST}")
     assert (status, output) == (ERROR, "nestvm: ioctl KVM_CREATE_VCPU: Too many open files (errno 24)")
 
 
 @pytest.mark.normal
 def test_help(host):
-    status, output = host.run(f"{NESTVM} --help", 60)
+    status, output = host.run(f"{NESTVM} --help")
     assert status == 0
     for option in ("kernel", "initrd", "append", "smp", "mem", "el2", "el2=e2h0", "xen", "xen-append", "domu",
                    "uboot", "load", "disk", "serial", "no-reboot", "help"):
@@ -101,7 +101,7 @@ def test_guest_finds_its_machine(host):
     assert "4" in output.splitlines() and "ITS@" in output.splitlines(), output
     assert all(re.search(rf"^Features.*\b{name}\b", output, re.M) for name in ("paca", "pacg", "sve")), output
     assert "armv8_pmuv3" in output, output
-    assert host.run("cat /tmp/second", 60)[1].strip() == "second UART"
+    assert host.run("cat /tmp/second")[1].strip() == "second UART"
 
 
 @pytest.mark.normal
@@ -132,12 +132,12 @@ def test_load(host):
 @pytest.mark.normal
 def test_disks(host):
     """What a guest reads and writes is what the host has, to the last sector; a read-only disk stays as it is."""
-    status, output = host.run("cd /tmp && dd if=/dev/urandom of=a bs=513K count=15 && truncate -s $(stat -c%s a) b", 60)
+    status, output = host.run("cd /tmp && dd if=/dev/urandom of=a bs=513K count=15 && truncate -s $(stat -c%s a) b")
     assert status == 0, output
     status, console = run(host, "md5sum </dev/vda; dd if=/dev/vda of=/dev/vdb bs=100K && sync; cat /sys/block/vdc/ro",
                           "--disk /tmp/a --disk /tmp/b --disk /nest/Image")
     assert status == POWER_OFF, console
-    status, sums = host.run("cd /tmp && md5sum <a && cmp a b && rm a b", 60)
+    status, sums = host.run("cd /tmp && md5sum <a && cmp a b && rm a b")
     assert status == 0 and sums in console, f"{sums}\n{console}"
     assert "1" in console.splitlines(), console
 
@@ -148,14 +148,14 @@ def test_reset(host):
     status, console = run(host, "reboot -f", "--no-reboot")
     assert status == RESET, console
     count = "read n </dev/vda; echo boot $n; echo $((n + 1)) | dd of=/dev/vda conv=sync; [ $n = 2 ] || reboot -f"
-    host.run("echo 1 | dd of=/tmp/n conv=sync", 60)
+    host.run("echo 1 | dd of=/tmp/n conv=sync")
     status, console = run(host, count, "--disk /tmp/n")
     assert status == POWER_OFF and re.findall(r"^boot (\d)$", console, re.M) == ["1", "2"], console
 
 
 @pytest.mark.normal
 def test_panic_is_a_reset(host):
-    status, console = host.run(f"{GUEST} --append 'console=ttyAMA0 quiet panic=-1 rdinit=/no-such' --no-reboot", 120)
+    status, console = host.run(f"{GUEST} --append 'console=ttyAMA0 quiet panic=-1 rdinit=/no-such' --no-reboot")
     assert status == RESET and "Kernel panic" in console, console[-1000:]
 
 
@@ -164,5 +164,5 @@ def test_crash(host):
     """An Image that loads a pair of registers from a device, which KVM cannot emulate."""
     code = r"\x02\x40\xa1\xd2\x40\x04\x40\xa9"      # movz x2, #0xa00, lsl #16; ldp x0, x1, [x2]
     image = f"printf '{code}'; head -c 48 /dev/zero; printf 'ARM\\x64'; head -c 4096 /dev/zero"
-    status, output = host.run(f"({image}) >/tmp/crash; {NESTVM} --kernel /tmp/crash", 60)
+    status, output = host.run(f"({image}) >/tmp/crash; {NESTVM} --kernel /tmp/crash")
     assert status == CRASH and output == "nestvm: ioctl KVM_RUN of vCPU 0: Function not implemented (errno 38)", output

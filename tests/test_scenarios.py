@@ -4,20 +4,20 @@ import re
 
 import pytest
 
-from workbench import acts, demo, images, kernel, scenarios, stock, vmm
+from workbench import acts, demo, images, kernel, scenarios
 from workbench.ui import Fail, Steps
 
 
 @pytest.mark.parametrize("scenario", [pytest.param(s, id=s.name, marks=getattr(pytest.mark, s.tier))
                                       for s in scenarios.TABLE])
 def test_scenario(scenario, image, disks):
-    stock_kernels, others = scenarios.stock_of(scenario), vmm.others(scenario.guest)
-    if scenario.kernel != "small" or stock_kernels or others:
-        with Steps(1).step(f"payload of {scenario.name}") as step:
+    with Steps(1).step(f"payload of {scenario.name}") as step:
+        if scenario.kernel != "small":
             image = kernel.build(scenario.kernel, step)
-            folders = [(kernel.PROGRAMS, "bin"), *others]
-            folders += [(stock.make(name, step), f"stock/{name}") for name in stock_kernels]
-            disks = [disks[0], images.payload(f"scenario-{scenario.name}", image, folders)]
+        folders = scenarios.folders(scenario, step)
+        if folders:
+            folders.append((kernel.PROGRAMS, "bin"))
+            disks = [disks[0], images.payload(f"scenario-{scenario.name}", kernel.image_of("small"), folders)]
     reports = scenarios.play(scenario, image, disks)
     assert scenarios.unexpected(scenario, reports) == []
 
@@ -39,7 +39,7 @@ class Idle:
                      f"KernelStack: 8 kB\nPercpu: 8 kB\nSUnreclaim: 8 kB\nOnLists: 100 kB\n{machines}")
         self.consoles = {}
 
-    def run(self, command, timeout=60):
+    def run(self, command):
         return 0, self.text
 
 
@@ -69,10 +69,10 @@ def test_way_of_pressure_that_did_nothing_is_told():
 def test_load_tells_what_is_lost(host):
     prepare = "truncate -s 4M /tmp/disk; d=$(losetup -f); losetup $d /tmp/disk; "
     end = "; status=$?; losetup -d $d; exit $status"
-    status, output = host.run(prepare + "/nest/bin/load 1 memory 8 disk $d" + end, 60)
+    status, output = host.run(prepare + "/nest/bin/load 1 memory 8 disk $d" + end)
     assert status == 0 and "memory: 2048 pages" in output and "disk: " in output
     spoil = "(sleep 1; dd if=/dev/zero of=/tmp/disk bs=1M count=4 conv=notrunc 2>/dev/null) & "
-    status, output = host.run(prepare + spoil + "/nest/bin/load 4 memory 8 disk $d" + end, 60)
+    status, output = host.run(prepare + spoil + "/nest/bin/load 4 memory 8 disk $d" + end)
     assert status == 1 and "LOST: block" in output and "1 kinds of load failed" in output
 
 

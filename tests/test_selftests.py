@@ -8,11 +8,12 @@ from collections import namedtuple
 
 import pytest
 
+from workbench.emulator import PATIENCE
 from workbench.paths import ROOT, TREE
 
 Special = namedtuple("Special", "what arguments reason")
 SKIPPED = 4     # kselftest's exit status for "cannot run here"
-LIMITS = {"normal": 120, "long": 3600}      # seconds
+LIMITS = {"normal": PATIENCE, "long": 6 * PATIENCE}      # seconds
 
 
 def programs():

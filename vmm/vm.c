@@ -54,7 +54,7 @@ static void *add_memory(struct vm *vm, enum slot slot, uint64_t start, uint64_t 
 	map = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)
-		die_errno("--mem %lu: no room for the guest's memory", vm->opt->mem / MIB);
+		die_errno("no room for %lu MiB at 0x%lx: give less --mem", size / MIB, start);
 	map += -(uintptr_t)map % HUGE_PAGE;
 	madvise(map, size, MADV_HUGEPAGE);
 	madvise(map, size, MADV_MERGEABLE);

@@ -9,18 +9,19 @@ import signal
 import subprocess
 import sys
 
-from . import base, bench, demo, images, kernel, scenarios, series, stock, vmm
+from . import base, bench, demo, images, kernel, scenarios, series
 from .emulator import Machine, cpu_model
 from .paths import BUILD, CACHE, PATCHES, ROOT
 from .ui import Fail, Steps, need_disk
 
 
-def prepare(steps, flavour="small", tests=False, stock_kernels=(), guest=""):
-    """Everything a boot needs; returns (kernel, disks)."""
+def prepare(steps, flavour="small", tests=False, scenario=None):
+    """Everything a boot needs; returns (the host's kernel, disks).  Guests run the small kernel."""
     with steps.step("series") as step:
         series.make_tree(step, strict=False)
     with steps.step(f"kernel ({flavour})") as step:
         image = kernel.build(flavour, step)
+        inner = image if flavour == "small" else kernel.build("small", step)
     folders = []
     if tests:
         with steps.step("selftests") as step:
@@ -29,12 +30,10 @@ def prepare(steps, flavour="small", tests=False, stock_kernels=(), guest=""):
         folders.append((kernel.programs(step), "bin"))
     with steps.step("root image") as step:
         root = images.rootfs(step)
-    for name in stock_kernels:
-        with steps.step(f"stock kernel {name}") as step:
-            folders.append((stock.make(name, step), f"stock/{name}"))
-    folders += vmm.others(guest)
     with steps.step("payload image") as step:
-        disk = images.payload(flavour + ("-tests" if tests else "") + ("-stock" if stock_kernels else ""), image, folders)
+        folders += scenarios.folders(scenario, step) if scenario else []
+        name = f"scenario-{scenario.name}" if scenario else f"{flavour}-tests" if tests else flavour
+        disk = images.payload(name, inner, folders)
         step.done(f"{disk.stat().st_size >> 20} MiB")
     return image, [root, disk]
 
@@ -72,9 +71,8 @@ def cmd_demo(args):
 
 def cmd_boot(args):
     scenario = scenarios.named(args.scenario)
-    stock_kernels = scenarios.stock_of(scenario)
-    steps = Steps(6 + len(stock_kernels))
-    image, disks = prepare(steps, scenario.kernel, stock_kernels=stock_kernels, guest=scenario.guest)
+    steps = Steps(6)
+    image, disks = prepare(steps, scenario.kernel, scenario=scenario)
     with steps.step(f"scenario {args.scenario}") as step:
         reports = scenarios.play(scenario, image, disks, on_level=step.progress)
         wrong = scenarios.unexpected(scenario, reports)

@@ -17,6 +17,10 @@ from .ui import Fail, plain, shown
 
 LEVELS = ("L0", "L1", "L2")
 
+# Seconds for anything that ends by itself in one or two minutes at most: on a machine that is slow or has other work,
+# ticks take a nested guest more and more of its time.
+PATIENCE = 600
+
 # A line that says a kernel is in trouble, at whatever level.
 SPLAT = re.compile(
     r"WARNING: |BUG: |kernel BUG at|Kernel panic|Oops|Internal error|Unable to handle kernel"
@@ -232,7 +236,7 @@ class Machine:
         line, self.reply = self.reply.split(b"\n", 1)
         return plain(line.decode(errors="replace"))
 
-    def boot(self, timeout=120):
+    def boot(self, timeout=PATIENCE):
         """Wait for the host's report and its agent; returns the report's fields."""
         report = self.report("L0", timeout)
         self.agent(timeout)
@@ -272,12 +276,12 @@ class Machine:
                 return int(match[1]), "\n".join(output).rstrip("\n")
             output.append(line)
 
-    def run(self, command, timeout=60):
+    def run(self, command, timeout=PATIENCE):
         """Run a shell command on the host level; returns (status, output)."""
         self.start(command)
         return self.finish(timeout, f"'{command.splitlines()[0][:60]}'")
 
-    def power_off(self, timeout=30):
+    def power_off(self, timeout=PATIENCE):
         """Let the host level shut down by itself, then look for splats once more."""
         self.start("sync; poweroff -f")
         try:

@@ -108,6 +108,11 @@ def expected_objects(flavour):
     return int(re.search(r"^# objects: (\d+)", text, re.M)[1])
 
 
+def warning_in(line):
+    """The compiler's warning in a line of make's output: of none or one."""
+    return [line.strip()] if ": warning: " in line else []
+
+
 def build(flavour, step):
     """Build a kernel Image; returns its path.  Nothing is done when nothing changed."""
     folder = source_tree(flavour, step)
@@ -126,8 +131,7 @@ def build(flavour, step):
         if re.match(r"  (CC|AS|HYPCOPY|LD|AR) ", line):
             made += 1
             step.progress(f"{made} of about {max(expected, made)} objects")
-        if re.search(r": warning: ", line):
-            warnings.append(line.strip())
+        warnings.extend(warning_in(line))
 
     run(at_source(folder, [*MAKE, f"O={out_of(flavour)}", "Image"]), log=LOG / f"kernel-{flavour}.log", on_line=count)
     if warnings and not flavour.startswith("base-"):
@@ -203,7 +207,7 @@ def check_each(step):
     warnings = []
 
     def look(line):
-        warnings.extend([line.strip()] if ": warning: " in line else [])
+        warnings.extend(warning_in(line))
 
     for number, commit in enumerate(commits, 1):
         step.progress(f"patch {number} of {len(commits)}")

@@ -56,6 +56,12 @@ def modules(folder):
     return [table.parent / path for path in order]
 
 
+def wanted(options, step):
+    """(folder, name in the payload) of the stock kernels that options of guest/guest ask for."""
+    names = sorted(set(re.findall(r"--stock (\S+?)(?=['\s]|$)", options)))
+    return [(make(name, step), f"stock/{name}") for name in names]
+
+
 def make(name, step):
     """A folder with the Image and the initramfs.gz of a kernel."""
     out = BUILD / "stock" / name
