@@ -81,6 +81,12 @@ def test_failing_ioctl_is_named(host):
 
 
 @pytest.mark.normal
+def test_memory_that_the_host_has_not_is_named(host):
+    status, output = host.run(f"ulimit -v 300000; {GUEST} --mem 512")
+    assert (status, output) == (ERROR, "nestvm: no room for 512 MiB at 0x40000000: give less --mem: Cannot allocate memory")
+
+
+@pytest.mark.normal
 def test_help(host):
     status, output = host.run(f"{NESTVM} --help")
     assert status == 0
