@@ -83,7 +83,8 @@ def test_failing_ioctl_is_named(host):
 @pytest.mark.normal
 def test_memory_that_the_host_has_not_is_named(host):
     status, output = host.run(f"ulimit -v 300000; {GUEST} --mem 512")
-    assert (status, output) == (ERROR, "nestvm: no room for 512 MiB at 0x40000000: give less --mem: Cannot allocate memory")
+    assert (status, output) == (ERROR, "nestvm: no room for 512 MiB at 0x40000000: give less --mem: "
+                                "Cannot allocate memory (errno 12)")
 
 
 @pytest.mark.normal
