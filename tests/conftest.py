@@ -54,14 +54,14 @@ class Host:
 
     def __init__(self, flavour, disks, cpu):
         self.arguments = (kernel.image_of(flavour), disks, f"tests-host-{flavour}-{cpu}")
-        self.limit = BOOT[flavour]
+        self.limit = BOOT[flavour.removeprefix("base-")]
         self.cpu = cpu_model(cpu)
         self.machine = None
 
     def run(self, command, timeout=PATIENCE):
         """(status, output) of a command on the host; a splat or time-out fails the test."""
         if self.machine is None:
-            self.machine = Machine(*self.arguments, cpu=self.cpu, memory=6144, smp=4, append="quiet")
+            self.machine = Machine(*self.arguments, cpu=self.cpu, memory=6144, smp=4, append="loglevel=5")
             self.machine.__enter__()
             try:
                 self.machine.boot(self.limit)
@@ -103,5 +103,17 @@ def debug_host(disks):
     with Steps(1).step("debug kernel") as step:
         kernel.build("debug", step)
     shared = Host("debug", disks, "max")
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture(scope="session")
+def unpatched(disks):
+    """A host with the unpatched kernel and that one's own selftests."""
+    with Steps(1).step("unpatched kernel") as step:
+        kernel.build("base-small", step)
+        folders = [(kernel.selftests("base-small", step), "selftests"), (kernel.PROGRAMS, "bin")]
+        payload = images.payload("base-small-tests", kernel.image_of("small"), folders)
+    shared = Host("base-small", [disks[0], payload], "max")
     yield shared
     shared.stop()

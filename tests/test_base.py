@@ -53,8 +53,7 @@ def test_fetch_tells_gone_from_broken(answer, outcome, tmp_path, monkeypatch):
 
 def test_debians_patches_are_taken_back(tmp_path, monkeypatch):
     """What stands in for the upstream release: Debian's source less its own patches to the files asked for."""
-    monkeypatch.setattr(base, "CACHE", tmp_path / "cache")
-    (tmp_path / "cache/base").mkdir(parents=True)
+    monkeypatch.setattr(base, "BUILD", tmp_path)
     linux, patches = tmp_path / "linux", tmp_path / "debian/patches"
     linux.mkdir()
     patches.mkdir(parents=True)
@@ -65,7 +64,7 @@ def test_debians_patches_are_taken_back(tmp_path, monkeypatch):
     (patches / "series").write_text("# a comment\nours.patch\nother.patch\n")
     packaging = tmp_path / "linux_6.12.117-1.debian.tar"
     subprocess.run(["tar", "-cf", packaging, "-C", tmp_path, "debian"], check=True)
-    debian = base.import_folder(linux, "debian", "Debian")
+    debian = base.import_folder(linux, tmp_path / "debian.git", "Debian")
     less = base.without_patches(debian, packaging, ["ours"], "upstream")
     assert [base.git("show", f"base:{name}", cwd=less.repo) for name in ("ours", "other")] == ["Linus\n", "Debian\n"]
     assert (less.version, less.origin) == ("6.12.117", "upstream")

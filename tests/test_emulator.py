@@ -13,7 +13,7 @@ from workbench.ui import Fail
 
 
 def booted(image, disks, name):
-    return Machine(image, disks, name, smp=1, append="quiet")
+    return Machine(image, disks, name, smp=1, append="loglevel=5")
 
 
 @pytest.mark.normal
@@ -30,12 +30,17 @@ def test_commands_and_timeouts(image, disks):
     assert leftovers() == []
 
 
+SPLAT_COMMAND = "echo '<4>WARNING: made up by a test' >/dev/kmsg; sleep 60"
+
+
 @pytest.mark.normal
-def test_splat_fails_and_is_shown(image, disks):
+@pytest.mark.parametrize("level, command", [("L0", SPLAT_COMMAND), ("L1", f'/nest/guest L1 --job "{SPLAT_COMMAND}"')])
+def test_splat_fails_and_is_shown(level, command, image, disks):
+    """A warning, of the kernel's level for them, on the consoles as all tests and scenarios have them."""
     with booted(image, disks, "splat") as machine:
         machine.boot()
-        with pytest.raises(Fail, match=r"(?s)L0's kernel is in trouble.*made up by a test"):
-            machine.run("echo '<2>BUG: made up by a test' >/dev/kmsg; sleep 60")
+        with pytest.raises(Fail, match=rf"(?s){level}'s kernel is in trouble.*made up by a test"):
+            machine.run(command)
     assert leftovers() == []
 
 

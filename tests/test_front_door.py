@@ -20,7 +20,8 @@ NEST = ROOT / "nest"
 
 # What the front door needs of the host before it can make the toolbox.
 TOOLS = ("bash", "readlink", "dirname", "cat", "id", "awk", "grep", "sed", "sort", "sha256sum", "cut", "df",
-         "mkdir", "rm", "mv", "flock", "unshare", "setpriv", "tar", "tail", "sleep", "paste", "sh", "env", "cp", "touch")
+         "mkdir", "rm", "mv", "flock", "unshare", "setpriv", "setsid",
+         "tar", "tail", "sleep", "paste", "sh", "env", "cp", "touch")
 
 
 class Fresh:
@@ -87,6 +88,14 @@ def test_missing_tool(tool, fresh):
     assert status == 1 and message.startswith(f"nest: '{tool}' is missing: ")
 
 
+def test_without_root_what_is_missing_is_told(fresh):
+    fresh.fake("id", "echo 1000")
+    fresh.fake("unshare", "exit 0")     # namespaces are allowed
+    (fresh.bin / "mmdebstrap").unlink()
+    status, _, message = fresh.nest("tree")
+    assert status == 1 and message.startswith("nest: without root, install once: sudo apt-get install mmdebstrap ")
+
+
 def test_too_little_disk(fresh):
     fresh.fake("df", "printf 'Filesystem 1024-blocks Used Available Capacity Mounted\\n/dev/x 9 9 1048576 9%% /\\n'")
     status, _, message = fresh.nest("tree")
@@ -118,6 +127,20 @@ def test_mirror_and_apt_settings_reach_the_toolbox(fresh):
     assert 'Acquire::Retries "3";' in log
 
 
+def test_mirror_reaches_a_toolbox_that_is_there(fresh):
+    toolbox = Path(fresh.env["HOME"]) / ".cache/nest" / f"toolbox-{key_of(*sorted((fresh.root / 'toolbox').iterdir()))}"
+    for folder in ("apt.conf.d", "sources.list.d"):
+        (toolbox / "etc/apt" / folder).mkdir(parents=True)
+    fresh.env["MIRROR"] = "http://mine.invalid/debian/"
+    fresh.nest("tree")      # for want of a userland it goes no further
+    assert not (toolbox / "etc/apt/sources.list.d/0000sources.list").exists()
+    userland = key_of(fresh.root / "toolbox/sources", fresh.root / "toolbox/preferences", fresh.root / "userland/packages")
+    (toolbox.parent / f"userland-{userland}.tar").touch()
+    fresh.nest("tree")
+    sources = (toolbox / "etc/apt/sources.list.d/0000sources.list").read_text()
+    assert "deb http://mine.invalid/debian trixie-backports main" in sources
+
+
 def test_half_made_toolbox_is_not_trusted(fresh):
     half = Path(fresh.env["HOME"]) / ".cache/nest/tmp.toolbox/root"
     half.mkdir(parents=True)
@@ -145,6 +168,45 @@ def test_too_little_disk_for_the_workbench(tmp_path, monkeypatch):
         ui.need_disk(3, "the test", tmp_path)
 
 
+def test_change_that_must_be_whole_is_not_interrupted():
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    before, whole = signal.signal(signal.SIGTERM, stop), False
+    try:
+        with pytest.raises(KeyboardInterrupt), ui.uninterrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+            whole = subprocess.run(["sh", "-c", "kill -TERM $$; true"], check=False).returncode == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert whole
+
+
+def test_interrupted_command_has_time_to_clean_up(tmp_path):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    script = "trap 'sleep 0.5; touch cleaned; exit' TERM; echo started; while :; do sleep 0.1; done"
+    with pytest.raises(KeyboardInterrupt):
+        ui.run(["sh", "-c", script], log=tmp_path / "log", on_line=interrupt, cwd=tmp_path)
+    assert (tmp_path / "cleaned").exists()
+
+
+def test_half_made_file_is_not_there(tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\necho half >"$2"; exit $(cat status)\n')
+    compiler.chmod(0o755)
+    for status in (1, 0):
+        (tmp_path / "status").write_text(f"{status}\n")
+        command = ["env", f"--chdir={tmp_path}", str(compiler)]
+        if status:
+            with pytest.raises(ui.Fail):
+                ui.run_into(command, tmp_path / "program", tmp_path / "log")
+        else:
+            ui.run_into(command, tmp_path / "program", tmp_path / "log")
+        assert (tmp_path / "program").exists() == (status == 0)
+
+
 def commands():
     """Command lines of all processes."""
     found = []
@@ -161,6 +223,29 @@ def key_of(*files):
     text = subprocess.run(["sh", "-c", 'cat "$@" | sha256sum | cut -c1-12', "sh", *files], check=True,
                           capture_output=True, text=True)
     return text.stdout.strip()
+
+
+def gone(word):
+    """Is every process with that word in its command line gone, within ten seconds?"""
+    deadline = time.monotonic() + 10
+    while any(word in command for command in commands()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not any(word in command for command in commands())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_end_of_the_setup_leaves_no_process(number, fresh):
+    """mmdebstrap passes a signal on to none of its children."""
+    fresh.fake("mmdebstrap", "trap '' INT; sleep 98764 & wait")
+    run = subprocess.Popen([fresh.bin / "bash", fresh.root / "nest", "tree"], env=fresh.env, start_new_session=True,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not any("98764" in command for command in commands()):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(run.pid, number)
+    run.wait(20)
+    assert gone("98764")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -191,8 +276,5 @@ def test_end_at_any_point_leaves_no_process_and_no_mount(number, fresh):
     else:
         os.killpg(run.pid, number)
     run.wait(20)
-    deadline = time.monotonic() + 10
-    while any("98765" in command for command in commands()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any("98765" in command for command in commands())
+    assert gone("98765")
     assert Path("/proc/self/mounts").read_text() == mounts

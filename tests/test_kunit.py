@@ -9,7 +9,7 @@ from workbench.emulator import Machine
 
 @pytest.mark.normal
 def test_kunit(image, disks):
-    with Machine(image, disks, "kunit", smp=1, append="quiet kunit.enable=1") as machine:
+    with Machine(image, disks, "kunit", smp=1, append="loglevel=5 kunit.enable=1") as machine:
         machine.boot()
         status, output = machine.run("cat /sys/kernel/debug/kunit/*/results")
     assert status == 0, output

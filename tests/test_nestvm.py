@@ -15,7 +15,7 @@ POWER_OFF, ERROR, USAGE, RESET, CRASH = 0, 1, 2, 3, 4
 
 def run(host, job, options=""):
     """(status, console) of an ordinary guest that runs a shell command, which has no quotes."""
-    append = f'console=ttyAMA0 quiet panic=-1 NEST_LEVEL=L1 NEST_JOB="{job}"'
+    append = f'console=ttyAMA0 loglevel=5 panic=-1 NEST_LEVEL=L1 NEST_JOB="{job}"'
     return host.run(f"timeout {PATIENCE - 10} {GUEST} --append '{append}' {options}")
 
 
@@ -64,7 +64,7 @@ def test_host_without_kvm(host):
 
 @pytest.mark.normal
 def test_host_without_nesting(image, disks):
-    with Machine(image, disks, "nestvm-refusals", smp=1, append="quiet", nested="") as machine:
+    with Machine(image, disks, "nestvm-refusals", smp=1, append="loglevel=5", nested="") as machine:
         machine.boot(120)
         for option in ("--el2", "--el2=e2h0"):
             status, output = machine.run(f"{GUEST} {option}")
@@ -130,7 +130,7 @@ def test_exception_levels(option, timers, psci, level, host):
 @pytest.mark.normal
 def test_load(host):
     """A file at an address: the initial RAM disk, which only the command line tells the guest about."""
-    append = "console=ttyAMA0 quiet panic=-1 initrd=0x48000000,$(stat -c%s /nest/initramfs.gz)"
+    append = "console=ttyAMA0 loglevel=5 panic=-1 initrd=0x48000000,$(stat -c%s /nest/initramfs.gz)"
     status, output = host.run(f"{NESTVM} --kernel /nest/Image --load /nest/initramfs.gz@0x48000000 "
                               f'--append "{append} NEST_LEVEL=L1 NEST_JOB=true" --no-reboot', 120)
     assert status == POWER_OFF and "NEST-JOB status=0" in output, output
@@ -162,7 +162,7 @@ def test_reset(host):
 
 @pytest.mark.normal
 def test_panic_is_a_reset(host):
-    status, console = host.run(f"{GUEST} --append 'console=ttyAMA0 quiet panic=-1 rdinit=/no-such' --no-reboot")
+    status, console = host.run(f"{GUEST} --append 'console=ttyAMA0 loglevel=5 panic=-1 rdinit=/no-such' --no-reboot")
     assert status == RESET and "Kernel panic" in console, console[-1000:]
 
 

@@ -25,7 +25,7 @@ def programs():
 
 
 def special():
-    """The exceptions: name -> (long | fails, arguments, reason)."""
+    """The exceptions: name -> (long | fails | skips, arguments, reason)."""
     table = {}
     for line in (ROOT / "tests/selftests.txt").read_text().splitlines():
         if line.strip() and not line.startswith("#"):
@@ -39,7 +39,7 @@ def cases():
     exceptions = special()
     for name in programs():
         case = exceptions.get(name, Special("normal", "", ""))
-        tier = "normal" if case.what in ("normal", "fails") else "long"
+        tier = "long" if case.what == "long" else "normal"
         yield pytest.param(name, case, id=name, marks=getattr(pytest.mark, tier))
 
 
@@ -49,14 +49,21 @@ def run(name, case, host, slower=1):
         pytest.skip(f"fails on the unpatched kernel, too: {case.reason}")
     limit = slower * LIMITS["long" if case.what == "long" else "normal"]
     status, output = host.run(f"cd /tmp && /nest/selftests/{name} {case.arguments}", limit)
+    assert status == (SKIPPED if case.what == "skips" else 0), output[-2000:]
     if status == SKIPPED:
-        pytest.skip((output.splitlines() or ["no reason given"])[-1])
-    assert status == 0, output[-2000:]
+        pytest.skip(case.reason)
 
 
 @pytest.mark.parametrize("name, case", cases())
 def test_selftest(name, case, host):
     run(name, case, host)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name, case in special().items() if case.what in ("fails", "skips")])
+def test_exception_is_one_of_the_unpatched_kernel(name, unpatched):
+    status, output = unpatched.run(f"cd /tmp && /nest/selftests/{name}", LIMITS["long"])
+    assert (status == SKIPPED) == (special()[name].what == "skips") and status, output[-2000:]
 
 
 def of_nesting(tier=None):
@@ -80,4 +87,4 @@ def test_selftest_of_nesting_on_the_debug_kernel(name, case, debug_host):
 def test_exceptions_are_selftests_with_reasons():
     for name, case in special().items():
         assert name in programs(), f"tests/selftests.txt: the tree has no {name}"
-        assert case.what in ("normal", "long", "fails") and case.reason
+        assert case.what in ("normal", "long", "fails", "skips") and case.reason

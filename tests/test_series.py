@@ -139,6 +139,18 @@ def test_unexported_commit_stops_tree(series):
     series.nest("tree")
 
 
+def test_unexported_commit_on_the_branch_is_seen_from_elsewhere(series):
+    series.change(5, "five", "KVM: arm64: Say five")
+    series.git("checkout", "-q", "--detach", "HEAD^")
+    for command in (["tree"], ["clean", "--all"]):
+        message = series.nest(*command, ok=False)
+        assert "1 unexported commit" in message and "Say five on branch series, which is not checked out" in message
+    patch = series.patches / "0001-KVM-arm64-Say-three.patch"
+    patch.write_text(patch.read_text().replace("+three", "+drei"))
+    assert "Two lines of work" in series.nest("build", ok=False)
+    assert series.git("log", "-1", "--format=%s", "series") == "KVM: arm64: Say five"
+
+
 def test_rewritten_commit_stops_tree(series):
     series.git("reset", "-q", "--hard", "HEAD^")
     assert "unexported commit" in series.nest("tree", ok=False)
@@ -176,6 +188,37 @@ def test_patch_that_does_not_apply_is_named(series):
     assert "0002-KVM-arm64-Say-thirty.patch does not apply to Linux 6.12.117" in message
     assert "nested.c" in message and message.count("\n") == 1
     assert series.git("rev-parse", "HEAD") == head
+
+
+def test_first_tree_that_failed_is_made_anew(series):
+    """And so is one that was interrupted: build/linux is there when it is whole."""
+    patch = series.patches / "0002-KVM-arm64-Say-thirty.patch"
+    good = patch.read_text()
+    patch.write_text(good.replace("-line 30", "-line 31"))
+    subprocess.run(["rm", "-rf", series.tree], check=True)
+    assert "does not apply" in series.nest("tree", ok=False)
+    assert not series.tree.exists()
+    patch.write_text(good)
+    series.nest("tree")
+    assert series.git("log", "-1", "--format=%s") == "KVM: arm64: Say [thirty]"
+
+
+def test_base_that_the_series_does_not_apply_to_changes_nothing(series):
+    before = series.git("rev-parse", "base", "HEAD")
+    nested = series.linux / "arch/arm64/kvm/nested.c"
+    old = nested.read_text()
+    nested.write_text(old.replace("line 30", "another"))
+    assert "does not apply" in series.nest("tree", ok=False)
+    assert series.git("rev-parse", "base", "HEAD") == before
+    nested.write_text(old)
+    assert "unchanged" in series.nest("tree")
+
+
+def test_work_on_another_base_than_the_one_asked_for(series):
+    series.change(5, "five", "KVM: arm64: Say five")
+    (series.linux / "README").write_text("another kernel\n")
+    assert "1 unexported commit" in (message := series.nest("build", ok=False)) and "another kernel than LINUX=" in message
+    assert series.git("log", "-1", "--format=%s") == "KVM: arm64: Say five"
 
 
 def test_fuzz_is_refused(series):
@@ -283,6 +326,58 @@ def test_clean_all_keeps_other_branches(series):
     series.git("branch", "idea")
     assert "idea" in series.nest("clean", "--all", ok=False)
     assert series.tree.exists()
+
+
+@pytest.mark.parametrize("kind", ["tag", "ignored file"])
+def test_clean_all_keeps_tags_and_ignored_files(kind, series):
+    if kind == "tag":
+        series.git("tag", "idea")
+    else:
+        (series.tree / ".git/info/exclude").write_text("*.patch\n.checkpatch*\n")
+        (series.tree / ".checkpatch-camelcase.git.0").touch()
+        (series.tree / "idea.patch").touch()
+    message = series.nest("clean", "--all", ok=False)
+    assert "idea" in message and "camelcase" not in message
+    assert series.tree.exists()
+
+
+def test_export_leaves_files_that_are_not_its_own(series):
+    (series.patches / "wip.patch").write_text("mine\n")
+    series.change(5, "five", "KVM: arm64: Say five")
+    series.nest("export")
+    assert (series.patches / "wip.patch").read_text() == "mine\n"
+    assert (series.patches / "0003-KVM-arm64-Say-five.patch").exists()
+
+
+def test_empty_commit_is_named(series):
+    series.git("commit", "-q", "--allow-empty", "-m", "KVM: arm64: Say nothing")
+    before = series.snapshot()
+    assert "'KVM: arm64: Say nothing') changes nothing" in series.nest("export", ok=False)
+    assert series.snapshot() == before
+
+
+def test_tree_that_is_not_ours_is_refused(work):
+    subprocess.run(["git", "init", "-q", work.tree], check=True)
+    assert "no git tree made by './nest tree': move it away" in work.nest("tree", ok=False)
+
+
+@pytest.mark.parametrize("arguments, told", [
+    (["demo", "--json", "/tmp/x.json"], "argument --json: '/tmp/x.json': give a file in a folder of the repository"),
+    (["demo", "--json", "no/such/x.json"], "argument --json: 'no/such/x.json': give a file in a folder of the repository"),
+    (["bench", "--svg", "../x.svg"], "argument --svg: '../x.svg': give a file in a folder of the repository"),
+    (["demo", "--vcpus", "0"], "argument --vcpus: '0': give a number from 1 to 8"),
+    (["boot", "--bogus"], "unrecognized arguments: --bogus; see ./nest --help"),
+])
+def test_bad_arguments_are_one_line(arguments, told, work):
+    message = work.nest(*arguments, ok=False)
+    assert message.startswith(f"nest: {told}") and message.count("\n") == 1
+
+
+def test_file_system_error_is_one_line(work):
+    (work.root / "build").rmdir()
+    (work.root / "build").touch()
+    message = work.nest("tree", ok=False)
+    assert message.startswith("nest: ") and "build" in message and message.count("\n") == 1
 
 
 def test_repository_has_no_kernel_source():

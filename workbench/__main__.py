@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from . import base, bench, demo, images, kernel, scenarios, series
 from .emulator import Machine, cpu_model
@@ -38,9 +39,23 @@ def prepare(steps, flavour="small", tests=False, scenario=None):
     return image, [root, disk]
 
 
+def result_file(name):
+    """Where to write what `--json` or `--svg` names: the toolbox sees nothing but the repository."""
+    path = (ROOT / name).resolve()
+    if Path(name).is_absolute() or not path.is_relative_to(ROOT.resolve()) or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"'{name}': give a file in a folder of the repository, relative to it")
+    return path
+
+
+def count(text):
+    """A number of CPUs."""
+    if not text.isdecimal() or not 1 <= int(text) <= 8:
+        raise argparse.ArgumentTypeError(f"'{text}': give a number from 1 to 8")
+    return int(text)
+
+
 def write_json(path, data):
     if path:
-        path = ROOT / path
         path.write_text(json.dumps(data, indent=2) + "\n")
 
 
@@ -85,12 +100,8 @@ def cmd_shell(args):
     image, disks = prepare(Steps(6 if args.tests else 5), args.kernel, tests=args.tests)
     print("The host's shell; /nest/guest starts guests, 'exit' powers off, Ctrl-A X kills the emulator.")
     with Machine(image, disks, "shell", cpu=cpu_model(args.cpu), smp=args.smp, interactive=True,
-                 append=f"quiet {args.append}") as host:
-        host.agent(600)
-        host.start("shell")
-        host.finish(86400, "the shell")
-        host.start("poweroff -f")
-        host.process.wait(30)
+                 append=f"loglevel=5 {args.append}", options=args.qemu.split()) as host:
+        host.shell()
 
 
 def cmd_check(args):
@@ -138,24 +149,43 @@ def cmd_clean(args):
         work = now and series.unexported(now)
         if work:
             raise Fail(f"build/linux has work that patches/ does not hold: {work}: run './nest export' first")
-        others = now and [b for b in series.tree("for-each-ref", "--format=%(refname:short)", "refs/heads",
-                                                 "refs/stash").split() if b != series.BRANCH]
+        others = now and series.further_work()
         if others:
-            raise Fail(f"build/linux has branches or a stash of its own ({', '.join(others)}): move it away by hand")
+            raise Fail(f"build/linux has more than the series: {', '.join(others)}: delete that, or move build/linux away")
     for thing in BUILD.iterdir() if BUILD.exists() else ():
         if thing.name == series.TREE.name and not args.all:
             continue
         shutil.rmtree(thing) if thing.is_dir() else thing.unlink()
     if args.all:
-        for thing in CACHE.iterdir():
-            if thing.name.startswith(("base", "source", "toolbox-", "userland-")):
-                in_use = thing.name in os.environ["NEST_TOOLBOX"] or thing.name == os.environ["NEST_USERLAND"]
-                if not in_use:
+        with base.store():
+            for thing in CACHE.iterdir():
+                if thing.name.startswith(("base", "source", "toolbox-", "userland-")) and not in_use(thing):
                     shutil.rmtree(thing) if thing.is_dir() else thing.unlink()
 
 
+def in_use(thing):
+    """Is this the userland of this run, or the toolbox of some ./nest, each of which has a lock on its own?"""
+    if thing.name == os.environ["NEST_USERLAND"] or thing.suffix == ".lock":
+        return True
+    if not thing.name.startswith("toolbox-"):
+        return False
+    with thing.with_name(f"{thing.name}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad arguments are one line."""
+
+    def error(self, message):
+        raise Fail(f"{message}; see {self.prog} --help")
+
+
 def parser():
-    top = argparse.ArgumentParser(prog="./nest", add_help=False)
+    top = Parser(prog="./nest", add_help=False)
     commands = top.add_subparsers(dest="command", required=True)
 
     def command(name, function):
@@ -168,19 +198,20 @@ def parser():
     command("check", cmd_check).add_argument("--each", action="store_true")
     command("clean", cmd_clean).add_argument("--all", action="store_true")
     demo_command = command("demo", cmd_demo)
-    demo_command.add_argument("--json")
-    demo_command.add_argument("--vcpus", type=int, default=1)
+    demo_command.add_argument("--json", type=result_file)
+    demo_command.add_argument("--vcpus", type=count, default=1)
     demo_command.add_argument("--e2h0", action="store_true")
     boot = command("boot", cmd_boot)
     boot.add_argument("scenario", nargs="?", default="guest")
     shell = command("shell", cmd_shell)
     shell.add_argument("--cpu", default="max")
-    shell.add_argument("--smp", type=int, default=2)
+    shell.add_argument("--smp", type=count, default=2)
     shell.add_argument("--append", default="")
+    shell.add_argument("--qemu", default="")
     shell.add_argument("--tests", action="store_true")
     for sub in (command("build", cmd_build), shell):
         sub.add_argument("--kernel", default="small", choices=sorted(kernel.FLAVOURS))
-    bench.options(command("bench", cmd_bench))
+    bench.options(command("bench", cmd_bench), result_file)
     test = command("test", cmd_test)
     tier = test.add_mutually_exclusive_group()
     tier.add_argument("--quick", action="store_true")
@@ -197,10 +228,10 @@ def stop(number, frame):
 def main():
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    args = parser().parse_args()
-    PATCHES.mkdir(exist_ok=True)
-    need_disk(1, "the workbench")
     try:
+        args = parser().parse_args()
+        PATCHES.mkdir(exist_ok=True)
+        need_disk(1, "the workbench")
         lock = (BUILD / "lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -209,6 +240,9 @@ def main():
         args.function(args)
     except Fail as error:
         print(f"nest: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"nest: {error}: make room, or run './nest clean', if it is about what is made here", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("\nnest: interrupted; what was half made will be made anew", file=sys.stderr)

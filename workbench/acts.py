@@ -10,9 +10,11 @@ import time
 
 from .ui import Fail
 
-# Guests run beside the agent, which stays free to look at them.
-START = ("rm -f /tmp/{0}.status; (/nest/guest {0} {1} & echo $! >/tmp/{0}.pid; wait $!; echo $? >/tmp/{0}.status)"
-         " >/tmp/{0}.out 2>&1 </dev/null &")
+# Guests run beside the agent, which stays free to look at them. The host's console hears of one whose VMM fails.
+START = """rm -f /tmp/{0}.status
+(/nest/guest {0} {1} & echo $! >/tmp/{0}.pid; wait $!; status=$?
+[ $status = 0 ] || echo "NEST-ENDED {0}.{2} status=$status: $(tail -n 1 /tmp/{0}.out)" >/dev/console
+echo $status >/tmp/{0}.status) >/tmp/{0}.out 2>&1 </dev/null &"""
 ENDED = "until [ -f /tmp/{0}.status ]; do sleep 0.1; done"
 FINISH = ENDED + "; cat /tmp/{0}.out; exit $(cat /tmp/{0}.status)"
 KILL = "kill -9 $(cat /tmp/{0}.pid) && " + ENDED
@@ -31,6 +33,12 @@ ls /sys/kernel/debug/kvm | grep -c -- - || true"""
 PRESSURE = {"L1": ("page-out", "split", "swap-in", "swap-out")}
 PRESSURE["L0"] = PRESSURE["L1"] + ("collapse", "move", "compact", "cool", "merge")
 MONITOR = ("log-dirty", "balloon")
+
+
+def start(host, level, options):
+    """Start a guest of the host; options: of guest/guest."""
+    host.starts[level] = host.starts.get(level, 0) + 1
+    host.run(START.format(level, options, host.starts[level]))
 
 
 def finish(host, guests, limit):
@@ -109,7 +117,7 @@ def killed(rounds):
         before = idle(host)
         for _ in range(rounds):
             seen = {level: len(console.lines) for level, console in host.consoles.items()}
-            host.run(START.format("L1", guests["L1"]))
+            start(host, "L1", guests["L1"])
             # Half of the time while the nested guest comes up.
             for level in ("L1", random.choice(("L1", "L2"))):
                 host.report(level, limit, since=seen[level])

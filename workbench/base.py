@@ -1,5 +1,6 @@
 """The kernel the series applies to: Debian's linux-source-6.12, or LINUX=."""
 
+import fcntl
 import hashlib
 import os
 import re
@@ -7,9 +8,10 @@ import shutil
 import subprocess
 import tempfile
 from collections import namedtuple
+from contextlib import contextmanager
 from pathlib import Path
 
-from .paths import CACHE, LOG, ROOT
+from .paths import BUILD, CACHE, LOG, ROOT
 from .ui import Fail, git, need_disk, run
 
 SERIES = "6.12"
@@ -32,8 +34,23 @@ def pinned():
     return version
 
 
+@contextmanager
+def store():
+    """The cache for this process alone; ./nest takes the same lock for its set-up."""
+    with (CACHE / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def apt_get(*args, **options):
+    try:
+        run(["apt-get", *args], **options)
+    except Fail as error:
+        raise Fail(f"{error}: check the network, or name another mirror with MIRROR= or a kernel with LINUX=") from None
+
+
 def apt_update():
-    run(["apt-get", "update", "-o", "APT::Update::Error-Mode=any"], log=LOG / "apt.log")
+    apt_get("update", "-o", "APT::Update::Error-Mode=any", log=LOG / "apt.log")
 
 
 def version_key(version):
@@ -59,7 +76,11 @@ def download(package, version, folder):
         partial = folder / "partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        run(["apt-get", "download", f"{package}={version}"], cwd=partial, log=LOG / "download.log")
+        try:
+            apt_get("download", f"{package}={version}", cwd=partial, log=LOG / "download.log")
+        except Fail:
+            apt_update()    # the lists may be older than the mirror
+            apt_get("download", f"{package}={version}", cwd=partial, log=LOG / "download.log")
         for deb in partial.iterdir():
             deb.rename(folder / deb.name)
         found = sorted(folder.glob(pattern))
@@ -75,7 +96,8 @@ def versions_of(package):
 def newest(package, series=""):
     """The newest version of a package of Debian's, as apt names it, that starts with `series`."""
     if not versions_of(package):
-        apt_update()
+        with store():
+            apt_update()
     versions = [version for version in versions_of(package) if version.startswith(series)]
     if not versions:
         raise Fail(f"Debian's mirror has no {package} {series}".rstrip() + ": name another with MIRROR=")
@@ -89,11 +111,13 @@ def unpack(packages, version, folder, then=lambda work: None):
     """
     need_disk(2, f"unpacking {packages[0]}", CACHE)
     work = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    for package in packages:
-        run(["dpkg-deb", "-x", str(download(package, version, folder.parent)), str(work)])
-    then(work)
-    work.rename(folder)
+    with store():
+        if not folder.exists():
+            shutil.rmtree(work, ignore_errors=True)
+            for package in packages:
+                run(["dpkg-deb", "-x", str(download(package, version, folder.parent)), str(work)])
+            then(work)
+            work.rename(folder)
     return folder
 
 
@@ -140,6 +164,11 @@ def upstream(debian, names, step):
     Where the mirror does not have it, Debian's source without Debian's own patches to the files `names`, taken
     from the newest packaging that the mirror has; None without any.
     """
+    with store():
+        return upstream_alone(debian, names, step)
+
+
+def upstream_alone(debian, names, step):
     wanted = pinned()
     name = f"upstream-{wanted}"
     if (CACHE / "base" / f"{name}.git").exists():
@@ -161,7 +190,7 @@ def upstream(debian, names, step):
 
 def without_patches(debian, packaging, names, origin):
     """Debian's kernel with its own patches to the files `names` taken back, as a base of this one run."""
-    repo = CACHE / "base" / "unpatched.git"
+    repo = BUILD / "unpatched.git"
     shutil.rmtree(repo, ignore_errors=True)
     git("clone", "-q", "--bare", "--shared", str(debian.repo), str(repo), cwd="/")
     with tempfile.TemporaryDirectory() as work:
@@ -190,12 +219,11 @@ def kernel_version(folder):
     return ".".join(parts)
 
 
-def import_folder(folder, name, origin):
-    """Make the cached repository with `folder` as its one commit."""
+def import_folder(folder, repo, origin):
+    """Make the bare repository `repo` with `folder` as its one commit."""
     version = kernel_version(folder)
     if not version.startswith(SERIES + "."):
         raise Fail(f"{origin} is Linux {version}: the series needs a {SERIES}.y")
-    repo = CACHE / "base" / f"{name}.git"
     work = repo.with_suffix(".tmp")
     shutil.rmtree(work, ignore_errors=True)
     git("init", "-q", "--bare", "-b", "base", str(work), cwd="/")
@@ -228,7 +256,7 @@ def from_tarball(tarball, name, origin):
     (work / "linux").mkdir()
     run(["tar", "-xf", str(tarball), "-C", str(work / "linux"), "--strip-components=1", "--no-same-owner"],
         log=LOG / "unpack.log")
-    base = import_folder(work / "linux", name, origin)
+    base = import_folder(work / "linux", repo, origin)
     shutil.rmtree(work)
     return base
 
@@ -251,16 +279,21 @@ def from_user(path):
         git("archive", "--prefix=linux/", "-o", str(tar), "--format=tar", "HEAD", cwd=path)
         run(["tar", "-xf", str(tar), "-C", str(work)])
         tar.unlink()
-        base = import_folder(work / "linux", repo.stem, f"LINUX= git tree at {commit[:12]}")
+        base = import_folder(work / "linux", repo, f"LINUX= git tree at {commit[:12]}")
         shutil.rmtree(work)
         return base
     # A plain folder has no name for its content: it is read anew each time.
-    shutil.rmtree(CACHE / "base" / "folder.git", ignore_errors=True)
-    return import_folder(path, "folder", "LINUX= folder")
+    shutil.rmtree(BUILD / "folder.git", ignore_errors=True)
+    return import_folder(path, BUILD / "folder.git", "LINUX= folder")
 
 
 def resolve(step):
     """The base that this run uses."""
+    with store():
+        return resolve_alone(step)
+
+
+def resolve_alone(step):
     user = os.environ.get("LINUX")
     if user:
         return from_user(Path(user))

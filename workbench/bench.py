@@ -10,7 +10,7 @@ from collections import namedtuple
 from . import chart, kernel, stock
 from .emulator import Machine, cpu_model
 from .paths import ROOT
-from .ui import Fail, Steps
+from .ui import Fail, Steps, shown
 
 ICOUNT = "shift=0,sleep=off"
 
@@ -45,18 +45,18 @@ read a <exits; start=${{EPOCHREALTIME/./}}; read -t 0.03 -u 9 || true; read b <e
 echo $((b - a)) $((${{EPOCHREALTIME/./}} - start))"""
 
 
-def options(command):
+def options(command, result_file):
     command.add_argument("--peer")
     command.add_argument("--nested", action="store_true")
-    command.add_argument("--json")
-    command.add_argument("--svg", default="build/bench.svg")
+    command.add_argument("--json", type=result_file)
+    command.add_argument("--svg", type=result_file, default="build/bench.svg")
 
 
 def machine(host, disks, name, mode):
     """host: (Image, initramfs or None)."""
     image, initrd = host
     return Machine(image, disks, f"bench-{name}", cpu=cpu_model("max", pmu="off"), smp=1, memory=2048, icount=ICOUNT,
-                   append="quiet nokaslr", nested=MODES[mode], options=["-initrd", str(initrd)] if initrd else [])
+                   append="loglevel=5 nokaslr", nested=MODES[mode], options=["-initrd", str(initrd)] if initrd else [])
 
 
 def measured(booted, command, operations):
@@ -184,6 +184,6 @@ def command(args, prepare, write_json):
     else:
         rows = play_ordinary((image, None), peer, disks, steps)
     print(table(rows))
-    (ROOT / args.svg).write_text(chart.bars(rows))
-    print(f"chart: {args.svg}")
+    args.svg.write_text(chart.bars(rows))
+    print(f"chart: {shown(args.svg)}")
     write_json(args.json, rows)

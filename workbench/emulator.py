@@ -81,8 +81,10 @@ class Machine:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
         self.consoles = {level: Console(level, self.folder, self.started) for level in levels}
+        self.starts = {}        # how many times a guest of the host was started (acts.py)
         self.sockets = {}
         self.process = None
+        self.reader = None
         self.number = 0
         self.reply = b""
         self.stopping = False
@@ -130,7 +132,8 @@ class Machine:
         except BaseException:
             self.stop()
             raise
-        threading.Thread(target=self.follow, daemon=True).start()
+        self.reader = threading.Thread(target=self.follow, daemon=True)
+        self.reader.start()
         return self
 
     def connect(self, port):
@@ -191,6 +194,13 @@ class Machine:
             for splat in console.splats():
                 raise Fail(f"{console.level}'s kernel is in trouble (log {shown(console.path)}):\n{splat}")
 
+    def check_guests(self):
+        """Fail on a guest of the host whose VMM failed since it was started last."""
+        ended = re.findall(r"NEST-ENDED (\w+)\.(\d+) status=(.*)", "\n".join(self.consoles["L0"].lines))
+        for level, number, status in ended:
+            if int(number) == self.starts[level]:
+                raise self.failed(level, f"its VMM ended with status {status}")
+
     def failed(self, level, waited_for):
         last = "\n".join(f"  {level}: {line}" for line in self.consoles[level].lines[-12:])
         if self.process.poll() is not None and self.process.stdout:
@@ -201,7 +211,7 @@ class Machine:
         """Wait until a line of `level`'s console matches; returns the match.
 
         timeout: seconds.  since: number of the first line to look at.
-        Raises Fail at the time-out, on a splat at any level, or when the emulator ends.
+        Raises Fail at the time-out, on a splat at any level, or when a guest's VMM or the emulator ends.
         """
         deadline = time.monotonic() + timeout
         console = self.consoles[level]
@@ -214,6 +224,7 @@ class Machine:
                 if match:
                     return match
             self.check_splats()
+            self.check_guests()
             if ended:
                 raise self.failed(level, f"the emulator ended while waiting for '{pattern}'")
             if time.monotonic() > deadline:
@@ -288,7 +299,19 @@ class Machine:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise self.failed("L0", f"no power-off within {timeout} s") from None
+        self.reader.join(5)
         self.check_splats()
+
+    def shell(self):
+        """The host level's shell at the caller's terminal, until it or the emulator is ended there."""
+        self.agent(PATIENCE)
+        self.start("shell")
+        try:
+            self.finish(86400, "the shell")
+            self.power_off(30)
+        except Fail:
+            if self.process.poll() is None:
+                raise
 
 
 def leftovers():

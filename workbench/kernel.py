@@ -9,7 +9,7 @@ from pathlib import Path
 from . import vmm
 from .paths import BUILD, CONFIG, GUEST, LOG, SOURCE, TREE
 from .series import tree
-from .ui import Fail, git, need_disk, run
+from .ui import Fail, git, need_disk, run, run_into
 
 PROGRAMS = BUILD / "programs"       # guest/*.c, static
 CROSS = "aarch64-linux-gnu-"
@@ -43,17 +43,18 @@ def source_tree(flavour, step):
     """The tree a kernel is built from; the unpatched one has a tree of its own."""
     if not flavour.startswith("base-"):
         return TREE
-    folder = BUILD / "base"
+    folder, work = BUILD / "base", BUILD / "base.tmp"
     wanted = tree("rev-parse", "base^{commit}").strip()
-    if (folder / "Makefile").exists():
+    if folder.exists():
         if git("rev-parse", "HEAD", cwd=folder).strip() != wanted:
             git("fetch", "-q", str(TREE), wanted, cwd=folder)
-            git("checkout", "-q", "--detach", wanted, cwd=folder)
+            git("checkout", "-q", "-f", "--detach", wanted, cwd=folder)
         return folder
     step.progress("checking out the unpatched kernel")
-    shutil.rmtree(folder, ignore_errors=True)
-    git("clone", "-q", "--shared", "--no-checkout", str(TREE), str(folder), cwd=BUILD)
-    git("checkout", "-q", "--detach", wanted, cwd=folder)
+    shutil.rmtree(work, ignore_errors=True)
+    git("clone", "-q", "--shared", "--no-checkout", str(TREE), str(work), cwd=BUILD)
+    git("checkout", "-q", "--detach", wanted, cwd=work)
+    work.rename(folder)
     return folder
 
 
@@ -180,8 +181,8 @@ def programs(step):
     for source in sources:
         program = PROGRAMS / source.stem
         if not program.exists() or program.stat().st_mtime < max(source.stat().st_mtime, headers):
-            run([f"{CROSS}gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-o", str(program), str(source)],
-                log=LOG / f"{source.stem}.log")
+            run_into([f"{CROSS}gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", str(source)], program,
+                     LOG / f"{source.stem}.log")
     vmm.build(PROGRAMS, CROSS)
     step.done(f"{len(sources) + 1} programs")
     return PROGRAMS

@@ -205,7 +205,7 @@ def play(scenario, kernel, disks, on_level=lambda level: None, inspect=lambda ho
         on_level("L0")
         reports = {"L0": host.boot(limit)}
         for level, options in guests_of(scenario).items():
-            host.run(acts.START.format(level, options))
+            acts.start(host, level, options)
         for level in list(scenario.expect)[1:]:
             on_level(level)
             # What Xen's second domain writes is on Xen's console.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import base as bases
 from .paths import BUILD, LOG, PATCHES, TREE
-from .ui import Fail, git, need_disk, run
+from .ui import Fail, git, need_disk, run, uninterrupted
 
 BRANCH = "series"
 COVER = PATCHES / "cover-letter.md"
@@ -31,13 +31,18 @@ CHECKPATCH_OF = {
     "tools/testing/selftests/kvm/aarch64/nv_traps.c": "BRACKET_SPACE,COMPLEX_MACRO",
 }
 
-# head: tip of build/linux.  recorded: tip at the last apply or export.
+# head: what build/linux has checked out.  recorded: tip at the last apply or export.
 State = namedtuple("State", "head recorded base digest dirty ahead busy")
+
+
+def exported(folder=PATCHES):
+    """The files in patches/ that `export` writes, but for its README."""
+    return sorted(folder.glob("[0-9][0-9][0-9][0-9]-*.patch"))
 
 
 def patch_files(folder=PATCHES):
     """The patches in order, without the cover letter."""
-    return sorted(p for p in folder.glob("[0-9]*.patch") if not p.name.startswith("0000"))
+    return [patch for patch in exported(folder) if not patch.name.startswith("0000")]
 
 
 def digest(folder=PATCHES):
@@ -56,9 +61,9 @@ def recall(key):
     return tree("config", "--default", "", f"nest.{key}").strip()
 
 
-def remember(**values):
+def remember(cwd, **values):
     for key, value in values.items():
-        tree("config", f"nest.{key}", value)
+        git("config", f"nest.{key}", value, cwd=cwd)
 
 
 def state():
@@ -68,11 +73,17 @@ def state():
             raise Fail("build/linux is no git tree made by './nest tree': move it away")
         return None
     recorded = recall("head")
+    if not recorded:
+        raise Fail("build/linux is no git tree made by './nest tree': move it away")
     dirty = [line[3:] for line in tree("status", "--porcelain", "--untracked-files=all").splitlines()]
-    ahead = tree("log", "--format=%h %s", f"{recorded}..HEAD").splitlines() if recorded else []
+    ahead = tree("log", "--format=%h %s", f"{recorded}..HEAD").splitlines()
     head = tree("rev-parse", "HEAD").strip()
-    if recorded and head != recorded and not ahead:
+    if head != recorded and not ahead:
         ahead = [f"{head[:9]} (rewound or rewritten)"]
+    # Elsewhere, as in a detached HEAD, the branch may hold more.
+    for tip in tree("for-each-ref", "--format=%(objectname)", f"refs/heads/{BRANCH}").split():
+        ahead += [f"{commit} on branch {BRANCH}, which is not checked out" for commit in
+                  tree("log", "--format=%h %s", tip, "--not", recorded, "HEAD").splitlines()]
     busy = [name for name in ("rebase-merge", "rebase-apply", "MERGE_HEAD", "CHERRY_PICK_HEAD")
             if (TREE / ".git" / name).exists()]
     return State(head, recorded, recall("base"), recall("patches"), dirty, ahead, busy)
@@ -162,46 +173,49 @@ def apply_all(start, cwd, what, folder=PATCHES, step=None):
     return [made[f":{number}"] for number in range(1, len(patches) + 1)]
 
 
-def fetch_base(base):
-    """Bring the base commit into build/linux; returns its id."""
-    tree("fetch", "-q", str(base.repo), "+base:refs/tags/base")
-    return tree("rev-parse", "base^{commit}").strip()
-
-
 def make_tree(step, strict):
     """Make or refresh build/linux; never touches work that patches/ does not hold.
 
     strict: refuse any such work (`./nest tree`); otherwise it is used as it
-    stands, as long as patches/ did not move under it.
+    stands, as long as neither patches/ nor the base moved under it.
     """
     now = state()
     here = digest()
-    if now:
-        work = unexported(now)
-        if work and (strict or now.digest != here):
-            moved = "" if now.digest == here else "; patches/ changed meanwhile, see CONTRIBUTING.md, 'Two lines of work'"
-            raise Fail(f"build/linux has work that patches/ does not hold: {work}: commit it there and run "
-                       f"'./nest export'{moved}")
-        if work:
-            step.done(f"build/linux as it stands, with {work}")
-            return
-    base = bases.resolve(step)
-    if now is None:
-        need_disk(12, "a kernel tree and its build")
-        start_tree(base)
-    elif now.digest == here and now.base == tree("ls-remote", str(base.repo), "base").split()[0]:
-        step.done(f"{len(patch_files())} patches on Linux {base.version}, unchanged")
+    work = unexported(now) if now else ""
+    if work and (strict or now.digest != here):
+        moved = "" if now.digest == here else "; patches/ changed meanwhile, see CONTRIBUTING.md, 'Two lines of work'"
+        raise Fail(f"build/linux has work that patches/ does not hold: {work}: commit it there and run "
+                   f"'./nest export'{moved}")
+    if work and not os.environ.get("LINUX"):
+        step.done(f"build/linux as it stands, with {work}")
         return
-    start = fetch_base(base)
-    commits = [start] + apply_all(start, TREE, f"Linux {base.version} ({base.origin})", step=step)
-    tree("checkout", "-q", "-B", BRANCH, commits[-1])
-    remember(head=commits[-1], base=start, patches=here)
+    base = bases.resolve(step)
+    start = git("rev-parse", "base", cwd=base.repo).strip()
+    if work and now.base != start:
+        raise Fail(f"build/linux has work that patches/ does not hold: {work}, on another kernel than LINUX=: "
+                   "run './nest export' first, or leave LINUX= out")
+    if work or (now and (now.digest, now.base) == (here, start)):
+        step.done(f"build/linux as it stands, with {work}" if work else
+                  f"{len(patch_files())} patches on Linux {base.version}, unchanged")
+        return
+    need_disk(1 if now else 12, "a kernel tree and its build")
+    folder = TREE if now else new_tree(base)
+    git("fetch", "-q", "--no-tags", str(base.repo), "base", cwd=folder)
+    commits = [start] + apply_all(start, folder, f"Linux {base.version} ({base.origin})", step=step)
+    with uninterrupted():
+        git("tag", "-f", "base", start, cwd=folder)
+        git("checkout", "-q", "-B", BRANCH, commits[-1], cwd=folder)
+        remember(folder, head=commits[-1], base=start, patches=here)
+        if folder != TREE:
+            if TREE.exists():
+                TREE.rmdir()
+            folder.rename(TREE)
     step.done(f"{len(commits) - 1} patches on Linux {base.version} ({base.origin})")
 
 
-def start_tree(base):
-    """An empty git tree with the base's objects, moved into place when it is whole."""
-    work = BUILD / "linux.tmp"
+def new_tree(base):
+    """A git tree with the base's objects beside build/linux, where it is moved when it is whole."""
+    work = TREE.with_suffix(".tmp")
     shutil.rmtree(work, ignore_errors=True)
     git("clone", "-q", "--no-checkout", "--branch", "base", str(base.repo), str(work), cwd=BUILD)
     git("remote", "remove", "origin", cwd=work)
@@ -211,9 +225,19 @@ def start_tree(base):
     for key, name in (("user.name", "GIT_NAME"), ("user.email", "GIT_EMAIL")):
         if os.environ.get(name):
             git("config", key, os.environ[name], cwd=work)
-    if TREE.exists():
-        TREE.rmdir()
-    work.rename(TREE)
+    return work
+
+
+# What checkpatch and the selftests' build leave in a kernel tree.
+MADE = (".checkpatch-camelcase.", "tools/arch/arm64/include/generated/")
+
+
+def further_work():
+    """What only build/linux has beside its series: other branches, a stash, tags, and files that git ignores."""
+    refs = tree("for-each-ref", "--format=%(refname:lstrip=1)", "refs/heads", "refs/stash", "refs/tags").split()
+    ignored = [line[3:] for line in tree("status", "--porcelain", "--ignored").splitlines() if line.startswith("!! ")]
+    return [ref for ref in refs if ref not in (f"heads/{BRANCH}", "tags/base")] + [
+        name for name in ignored if not name.startswith(MADE)]
 
 
 def series_commits(now):
@@ -269,6 +293,9 @@ def overview(now, commits):
         subject = tree("log", "-1", "--format=%s", commit).strip().replace("|", "\\|")
         stat = [line.split("\t") for line in
                 tree("diff-tree", "-r", "--numstat", "--no-renames", f"{commit}^", commit).splitlines()]
+        if not stat:
+            raise Fail(f"commit {commit[:12]} of build/linux ('{subject}') changes nothing, which no patch can hold: drop it "
+                       "with 'git rebase --empty=drop --no-keep-empty base'")
         files = [(int(a) if a != "-" else 0, int(r) if r != "-" else 0, name) for a, r, name in stat]
         added, removed = sum(f[0] for f in files), sum(f[1] for f in files)
         total = [total[0] + added, total[1] + removed]
@@ -286,7 +313,7 @@ def overview(now, commits):
 
 def same(one, two):
     """Whether two folders hold the same patches and README."""
-    names = {p.name for folder in (one, two) for p in folder.glob("*.patch")} | {"README.md"}
+    names = {p.name for folder in (one, two) for p in exported(folder)} | {"README.md"}
     return all((one / n).exists() and (two / n).exists() and (one / n).read_bytes() == (two / n).read_bytes()
                for n in names)
 
@@ -306,13 +333,14 @@ def export(step):
         folder = Path(work)
         format_series(now, folder)
         changed = not same(folder, PATCHES)
-        if changed:
-            for old in PATCHES.glob("*.patch"):
-                if not (folder / old.name).exists():
-                    old.unlink()
-            for new in sorted(folder.iterdir()):
-                os.replace(shutil.copy(new, PATCHES / f".{new.name}"), PATCHES / new.name)
-    remember(head=now.head, patches=digest())
+        with uninterrupted():
+            if changed:
+                for old in exported():
+                    if not (folder / old.name).exists():
+                        old.unlink()
+                for new in sorted(folder.iterdir()):
+                    shutil.copy(new, PATCHES / new.name)
+            remember(TREE, head=now.head, patches=digest())
     count = len(patch_files())
     step.done(f"{count} patches {'written' if changed else 'unchanged'}")
 

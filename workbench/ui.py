@@ -3,9 +3,11 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 from .paths import BUILD, LOG, ROOT
 
@@ -70,6 +72,17 @@ class Step:
         self.show("failed" if kind else self.result, end="\n")
 
 
+@contextmanager
+def uninterrupted():
+    """Puts Ctrl-C and SIGTERM off to its end, for the few seconds of a change that must not be half made."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)     # children have it from us
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run(command, log=None, on_line=None, **options):
     """Run a command; its output goes to `log`, each line also to `on_line`.
 
@@ -89,16 +102,29 @@ def run(command, log=None, on_line=None, **options):
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    stdin=subprocess.DEVNULL, text=True, errors="replace", **options)
-        for line in process.stdout:
-            out.write(line)
-            tail = tail[-14:] + [line]
-            if on_line:
-                on_line(line)
-        status = process.wait()
+        try:
+            for line in process.stdout:
+                out.write(line)
+                tail = tail[-14:] + [line]
+                if on_line:
+                    on_line(line)
+            status = process.wait()
+        except BaseException:
+            # make removes what is half made, if it has the time.
+            process.terminate()
+            process.wait()
+            raise
     if status:
         sys.stderr.write("".join(["\n"] + tail))
         raise Fail(f"{shlex.join(map(str, command[:3]))} ... failed with status {status}; whole log: {shown(log)}")
     return None
+
+
+def run_into(command, file, log):
+    """Run a command that writes the file named by its option -o; the file is there only when it is whole."""
+    work = file.with_name(f"{file.name}.tmp")
+    run([*command, "-o", str(work)], log=log)
+    work.rename(file)
 
 
 def git(*args, cwd, env=None, stdin=None):

@@ -2,7 +2,7 @@
 
 from . import base
 from .paths import CACHE, LOG, ROOT
-from .ui import run
+from .ui import run_into
 
 SOURCES = ROOT / "vmm"
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static"]
@@ -41,5 +41,5 @@ def build(out, cross):
         return
     libfdt = unpacked("libfdt-dev") / "usr"
     library = next(libfdt.rglob("libfdt.a"))
-    run([f"{cross}gcc", *FLAGS, f"-I{libfdt / 'include'}", "-o", str(program), *map(str, sources), str(library)],
-        log=LOG / "nestvm.log")
+    run_into([f"{cross}gcc", *FLAGS, f"-I{libfdt / 'include'}", *map(str, sources), str(library)], program,
+             LOG / "nestvm.log")
