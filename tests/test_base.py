@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from workbench import base
-from workbench.ui import Fail
+from workbench.ui import Fail, Steps
 
 pytestmark = pytest.mark.quick
 
@@ -18,6 +18,39 @@ def test_pinned_version_is_taken():
 
 def test_newest_is_taken_when_the_pinned_one_is_gone():
     assert base.choose(VERSIONS, "6.12.50") == "6.12.117-1"
+
+
+def test_taking_another_version_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(base, "CACHE", tmp_path)
+    monkeypatch.setattr(base, "pinned", lambda: "6.12.50")
+    monkeypatch.setattr(base, "apt_update", lambda: None)
+    monkeypatch.setattr(base, "versions_of", lambda package: VERSIONS)
+    monkeypatch.setattr(base, "download", lambda package, version, folder: version)
+    with Steps(1).step("test") as step:
+        assert base.debian_source(step) == ("6.12.117", "6.12.117-1")
+    assert "Debian no longer has 6.12.50; taking its newest 6.12.y, 6.12.117" in capsys.readouterr().out
+
+
+def test_lists_that_cannot_be_had_are_told(monkeypatch):
+    def apt(command, **_):
+        raise Fail(f"{command[0]} failed")
+    monkeypatch.setattr(base, "run", apt)
+    with pytest.raises(Fail, match="apt-get failed: check the network, or name another mirror with MIRROR="):
+        base.apt_update()
+
+
+def test_old_lists_are_renewed_for_a_download(tmp_path, monkeypatch):
+    calls = []
+
+    def apt(command, cwd=None, **_):
+        calls.append(command[1])
+        if command[1] == "download" and "update" not in calls:
+            raise Fail("404")
+        if cwd:
+            (cwd / "xen_1_arm64.deb").touch()
+    monkeypatch.setattr(base, "run", apt)
+    assert base.download("xen:arm64", "1", tmp_path) == tmp_path / "xen_1_arm64.deb"
+    assert calls == ["download", "update", "download"]
 
 
 def test_no_kernel_at_all():

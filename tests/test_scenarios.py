@@ -22,6 +22,14 @@ def test_scenario(scenario, image, disks):
     assert scenarios.unexpected(scenario, reports) == []
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["vel2", "vel2-smp"])
+def test_ten_boots_in_a_row(name, image, disks):
+    for _ in range(10):
+        scenario = scenarios.named(name)
+        assert scenarios.unexpected(scenario, scenarios.play(scenario, image, disks)) == []
+
+
 @pytest.mark.quick
 def test_scenario_mismatch_is_named():
     scenario = scenarios.TABLE[0]
