@@ -7,7 +7,7 @@ to hours).  `./nest test` runs quick and normal ones.
 import pytest
 
 from workbench import images, kernel
-from workbench.emulator import PATIENCE, Machine, cpu_model
+from workbench.emulator import PATIENCE, WARNINGS, Machine, cpu_model
 from workbench.images import IMAGES
 from workbench.scenarios import BOOT
 from workbench.ui import Steps
@@ -61,7 +61,7 @@ class Host:
     def run(self, command, timeout=PATIENCE):
         """(status, output) of a command on the host; a splat or time-out fails the test."""
         if self.machine is None:
-            self.machine = Machine(*self.arguments, cpu=self.cpu, memory=6144, smp=4, append="loglevel=5")
+            self.machine = Machine(*self.arguments, cpu=self.cpu, memory=6144, smp=4, append=WARNINGS)
             self.machine.__enter__()
             try:
                 self.machine.boot(self.limit)
@@ -81,20 +81,24 @@ class Host:
             self.machine.stop()
             self.machine = None
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
 
 @pytest.fixture(scope="session")
 def host(disks):
-    shared = Host("small", disks, "max")
-    yield shared
-    shared.stop()
+    with Host("small", disks, "max") as shared:
+        yield shared
 
 
 @pytest.fixture(scope="session")
 def neoverse(disks):
     """A host with few of the architecture's features."""
-    shared = Host("small", disks, "neoverse-v1")
-    yield shared
-    shared.stop()
+    with Host("small", disks, "neoverse-v1") as shared:
+        yield shared
 
 
 @pytest.fixture(scope="session")
@@ -102,9 +106,8 @@ def debug_host(disks):
     """A host whose kernel looks for its own mistakes."""
     with Steps(1).step("debug kernel") as step:
         kernel.build("debug", step)
-    shared = Host("debug", disks, "max")
-    yield shared
-    shared.stop()
+    with Host("debug", disks, "max") as shared:
+        yield shared
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +117,5 @@ def unpatched(disks):
         kernel.build("base-small", step)
         folders = [(kernel.selftests("base-small", step), "selftests"), (kernel.PROGRAMS, "bin")]
         payload = images.payload("base-small-tests", kernel.image_of("small"), folders)
-    shared = Host("base-small", [disks[0], payload], "max")
-    yield shared
-    shared.stop()
+    with Host("base-small", [disks[0], payload], "max") as shared:
+        yield shared

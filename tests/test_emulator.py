@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from workbench.emulator import SPLAT, Console, Machine, leftovers
+from workbench.emulator import SPLAT, WARNINGS, Console, Machine, leftovers
 from workbench.ui import Fail
 
 
 def booted(image, disks, name):
-    return Machine(image, disks, name, smp=1, append="loglevel=5")
+    return Machine(image, disks, name, smp=1, append=WARNINGS)
 
 
 @pytest.mark.normal

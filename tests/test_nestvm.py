@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from workbench.emulator import PATIENCE, Machine
+from workbench.emulator import PATIENCE, WARNINGS, Machine
 
 NESTVM = "/nest/bin/nestvm"
 GUEST = f"{NESTVM} --kernel /nest/Image --initrd /nest/initramfs.gz"
+CONSOLE = f"console=ttyAMA0 {WARNINGS} panic=-1"
 
 # Exit statuses, as `nestvm --help` tells them.
 POWER_OFF, ERROR, USAGE, RESET, CRASH = 0, 1, 2, 3, 4
@@ -15,7 +16,7 @@ POWER_OFF, ERROR, USAGE, RESET, CRASH = 0, 1, 2, 3, 4
 
 def run(host, job, options=""):
     """(status, console) of an ordinary guest that runs a shell command, which has no quotes."""
-    append = f'console=ttyAMA0 loglevel=5 panic=-1 NEST_LEVEL=L1 NEST_JOB="{job}"'
+    append = f'{CONSOLE} NEST_LEVEL=L1 NEST_JOB="{job}"'
     return host.run(f"timeout {PATIENCE - 10} {GUEST} --append '{append}' {options}")
 
 
@@ -64,7 +65,7 @@ def test_host_without_kvm(host):
 
 @pytest.mark.normal
 def test_host_without_nesting(image, disks):
-    with Machine(image, disks, "nestvm-refusals", smp=1, append="loglevel=5", nested="") as machine:
+    with Machine(image, disks, "nestvm-refusals", smp=1, append=WARNINGS, nested="") as machine:
         machine.boot(120)
         for option in ("--el2", "--el2=e2h0"):
             status, output = machine.run(f"{GUEST} {option}")
@@ -92,7 +93,7 @@ def test_help(host):
     status, output = host.run(f"{NESTVM} --help")
     assert status == 0
     for option in ("kernel", "initrd", "append", "smp", "mem", "el2", "el2=e2h0", "xen", "xen-append", "domu",
-                   "uboot", "load", "disk", "serial", "no-reboot", "help"):
+                   "uboot", "load", "disk", "serial", "no-fpmr", "no-reboot", "help"):
         assert f"\n  --{option} " in output
     for status in ("0 the guest powered off", "2 bad arguments", "3 it asked for a reset", "4 it crashed"):
         assert status in output
@@ -109,6 +110,14 @@ def test_guest_finds_its_machine(host):
     assert all(re.search(rf"^Features.*\b{name}\b", output, re.M) for name in ("paca", "pacg", "sve")), output
     assert "armv8_pmuv3" in output, output
     assert host.run("cat /tmp/second")[1].strip() == "second UART"
+
+
+@pytest.mark.normal
+@pytest.mark.parametrize("option, there", [("", True), ("--no-fpmr", False)])
+def test_fpmr(option, there, host):
+    status, output = run(host, "grep -m1 Features /proc/cpuinfo", option)
+    assert status == POWER_OFF and re.search(r"^Features.*\bfp\b", output, re.M), output
+    assert bool(re.search(r"^Features.*\bfpmr\b", output, re.M)) == there, output
 
 
 @pytest.mark.normal
@@ -130,7 +139,7 @@ def test_exception_levels(option, timers, psci, level, host):
 @pytest.mark.normal
 def test_load(host):
     """A file at an address: the initial RAM disk, which only the command line tells the guest about."""
-    append = "console=ttyAMA0 loglevel=5 panic=-1 initrd=0x48000000,$(stat -c%s /nest/initramfs.gz)"
+    append = f"{CONSOLE} initrd=0x48000000,$(stat -c%s /nest/initramfs.gz)"
     status, output = host.run(f"{NESTVM} --kernel /nest/Image --load /nest/initramfs.gz@0x48000000 "
                               f'--append "{append} NEST_LEVEL=L1 NEST_JOB=true" --no-reboot', 120)
     assert status == POWER_OFF and "NEST-JOB status=0" in output, output
@@ -162,7 +171,7 @@ def test_reset(host):
 
 @pytest.mark.normal
 def test_panic_is_a_reset(host):
-    status, console = host.run(f"{GUEST} --append 'console=ttyAMA0 loglevel=5 panic=-1 rdinit=/no-such' --no-reboot")
+    status, console = host.run(f"{GUEST} --append '{CONSOLE} rdinit=/no-such' --no-reboot")
     assert status == RESET and "Kernel panic" in console, console[-1000:]
 
 

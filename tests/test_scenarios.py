@@ -25,8 +25,8 @@ def test_scenario(scenario, image, disks):
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["vel2", "vel2-smp"])
 def test_ten_boots_in_a_row(name, image, disks):
+    scenario = scenarios.named(name)
     for _ in range(10):
-        scenario = scenarios.named(name)
         assert scenarios.unexpected(scenario, scenarios.play(scenario, image, disks)) == []
 
 

@@ -31,6 +31,7 @@ static const char help[] =
 "                       up to 8 times\n"
 "  --disk FILE          a virtio disk, read-only where FILE cannot be written; up to 8 times\n"
 "  --serial FILE        a second PL011, which writes to FILE\n"
+"  --no-fpmr            the guest has no FPMR, which hypervisors that don't know it cannot switch\n"
 "  --no-reboot          end when the guest asks for a reset, instead of starting it anew\n"
 "  --help               this text\n"
 "\n"
@@ -123,7 +124,7 @@ static void set_el2(struct options *opt, const char *variant)
 	opt->el2 = variant ? EL2_E2H0 : EL2_VHE;
 }
 
-enum { KERNEL = 256, INITRD, APPEND, SMP, MEM, EL2, XEN, XEN_APPEND, DOMU, UBOOT, LOAD, DISK, SERIAL, NO_REBOOT, HELP };
+enum { KERNEL = 256, INITRD, APPEND, SMP, MEM, EL2, XEN, XEN_APPEND, DOMU, UBOOT, LOAD, DISK, SERIAL, NO_FPMR, NO_REBOOT, HELP };
 
 static const struct option long_options[] = {
 	{ "kernel",	required_argument, NULL, KERNEL },
@@ -139,6 +140,7 @@ static const struct option long_options[] = {
 	{ "load",	required_argument, NULL, LOAD },
 	{ "disk",	required_argument, NULL, DISK },
 	{ "serial",	required_argument, NULL, SERIAL },
+	{ "no-fpmr",	no_argument,	   NULL, NO_FPMR },
 	{ "no-reboot",	no_argument,	   NULL, NO_REBOOT },
 	{ "help",	no_argument,	   NULL, HELP },
 	{ }
@@ -160,6 +162,7 @@ static void set_option(struct options *opt, int option)
 	case LOAD:	 add_load(opt, optarg); break;
 	case DISK:	 add_disk(opt, optarg); break;
 	case SERIAL:	 opt->serial = optarg; break;
+	case NO_FPMR:	 opt->no_fpmr = true; break;
 	case NO_REBOOT:	 opt->no_reboot = true; break;
 	case HELP:	 fputs(help, stdout); exit(0);
 	}

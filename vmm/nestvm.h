@@ -81,7 +81,7 @@ struct options {
 	unsigned int nr_loads, nr_disks;
 	unsigned long smp, mem;		/* mem: bytes */
 	enum el2 el2;
-	bool no_reboot;
+	bool no_fpmr, no_reboot;
 };
 
 /* A piece of guest memory that holds something. */

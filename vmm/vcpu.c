@@ -12,6 +12,8 @@
 #define CORE_REG(field)	(KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE | KVM_REG_ARM_CORE_REG(field))
 #define MPIDR_EL1	ARM64_SYS_REG(3, 0, 0, 0, 5)
 #define MPIDR_AFFINITY	0xff00ffffffUL
+#define ID_AA64PFR2_EL1	ARM64_SYS_REG(3, 0, 0, 4, 2)
+#define PFR2_FPMR	(0xfUL << 32)
 
 static void add_feature(struct kvm_vcpu_init *init, unsigned int feature)
 {
@@ -66,6 +68,8 @@ static void vcpu_create(struct vm *vm, unsigned int number, struct kvm_vcpu_init
 	if (init.features[0] & 1U << KVM_ARM_VCPU_SVE)
 		IOCTL(fd, KVM_ARM_VCPU_FINALIZE, &sve);
 	vm->vcpus[number] = fd;
+	if (vm->opt->no_fpmr)
+		set_reg(fd, ID_AA64PFR2_EL1, get_reg(fd, ID_AA64PFR2_EL1) & ~PFR2_FPMR);
 	vm->mpidr[number] = get_reg(fd, MPIDR_EL1) & MPIDR_AFFINITY;
 	vm->runs[number] = mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (vm->runs[number] == MAP_FAILED)

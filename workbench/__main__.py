@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from . import base, bench, demo, images, kernel, scenarios, series
-from .emulator import Machine, cpu_model
+from .emulator import WARNINGS, Machine, cpu_model
 from .paths import BUILD, CACHE, PATCHES, ROOT
 from .ui import Fail, Steps, need_disk
 
@@ -100,7 +100,7 @@ def cmd_shell(args):
     image, disks = prepare(Steps(6 if args.tests else 5), args.kernel, tests=args.tests)
     print("The host's shell; /nest/guest starts guests, 'exit' powers off, Ctrl-A X kills the emulator.")
     with Machine(image, disks, "shell", cpu=cpu_model(args.cpu), smp=args.smp, interactive=True,
-                 append=f"loglevel=5 {args.append}", options=args.qemu.split()) as host:
+                 append=f"{WARNINGS} {args.append}", options=args.qemu.split()) as host:
         host.shell()
 
 

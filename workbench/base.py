@@ -21,6 +21,11 @@ PIN = ROOT / "linux-version"
 # repo: bare git repository with the base as its only commit, on branch `base`.
 Base = namedtuple("Base", "id version origin repo")
 
+
+def commit_of(base):
+    return git("rev-parse", "base", cwd=base.repo).strip()
+
+
 STAMP = {"GIT_AUTHOR_NAME": "Linux", "GIT_AUTHOR_EMAIL": "linux@localhost",
          "GIT_AUTHOR_DATE": "2024-11-17T22:15:08Z"}
 STAMP |= {key.replace("AUTHOR", "COMMITTER"): value for key, value in STAMP.items()}
@@ -158,17 +163,13 @@ def source_package(version, suffix, step):
     return file if file.exists() or fetch(uri, checksum, file) else None
 
 
+@store()
 def upstream(debian, names, step):
     """The upstream release of the pinned version, for `check`: the orig tarball of Debian's source package.
 
     Where the mirror does not have it, Debian's source without Debian's own patches to the files `names`, taken
     from the newest packaging that the mirror has; None without any.
     """
-    with store():
-        return upstream_alone(debian, names, step)
-
-
-def upstream_alone(debian, names, step):
     wanted = pinned()
     name = f"upstream-{wanted}"
     if (CACHE / "base" / f"{name}.git").exists():
@@ -287,13 +288,9 @@ def from_user(path):
     return import_folder(path, BUILD / "folder.git", "LINUX= folder")
 
 
+@store()
 def resolve(step):
     """The base that this run uses."""
-    with store():
-        return resolve_alone(step)
-
-
-def resolve_alone(step):
     user = os.environ.get("LINUX")
     if user:
         return from_user(Path(user))

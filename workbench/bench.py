@@ -7,8 +7,8 @@ counter, so that a tick of the guest's counter is one instruction.
 import re
 from collections import namedtuple
 
-from . import chart, kernel, stock
-from .emulator import Machine, cpu_model
+from . import acts, chart, kernel, stock
+from .emulator import WARNINGS, Machine, cpu_model
 from .paths import ROOT
 from .ui import Fail, Steps, shown
 
@@ -56,7 +56,7 @@ def machine(host, disks, name, mode):
     """host: (Image, initramfs or None)."""
     image, initrd = host
     return Machine(image, disks, f"bench-{name}", cpu=cpu_model("max", pmu="off"), smp=1, memory=2048, icount=ICOUNT,
-                   append="loglevel=5 nokaslr", nested=MODES[mode], options=["-initrd", str(initrd)] if initrd else [])
+                   append=f"{WARNINGS} nokaslr", nested=MODES[mode], options=["-initrd", str(initrd)] if initrd else [])
 
 
 def measured(booted, command, operations):
@@ -84,9 +84,8 @@ def under_hypervisor(booted, linux, seconds):
     a quarter of it.
     """
     found, iteration = {}, {}
-    booted.start(f"/nest/guest L1 {linux} --root --mem 768 --append nokaslr --job "
-                 f"'/nest/bench {seconds} {' '.join(COUNTED)}' >/tmp/guest 2>&1 &")
-    booted.finish(60)
+    acts.start(booted, "L1", f"{linux} --root --mem 768 --append nokaslr --job "
+                             f"'/nest/bench {seconds} {' '.join(COUNTED)}'")
     booted.report("L1", 600)
     for name in OPERATIONS:
         line = booted.wait("L1", rf"^{name} ([0-9.]+) ([0-9.]+)$", 300)

@@ -64,6 +64,10 @@ class Console:
         return found
 
 
+# On the kernel's command line: warnings on the console, which `quiet` hides, and nothing less.
+WARNINGS = "loglevel=5"
+
+
 class Machine:
     """A host level under emulation; a context manager that leaves no process behind.
 

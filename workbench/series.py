@@ -68,11 +68,9 @@ def remember(cwd, **values):
 
 def state():
     """What build/linux is now, or None where there is none."""
-    if not (TREE / ".git").is_dir():
-        if TREE.exists() and any(TREE.iterdir()):
-            raise Fail("build/linux is no git tree made by './nest tree': move it away")
+    if not TREE.exists() or not any(TREE.iterdir()):
         return None
-    recorded = recall("head")
+    recorded = recall("head") if (TREE / ".git").is_dir() else ""
     if not recorded:
         raise Fail("build/linux is no git tree made by './nest tree': move it away")
     dirty = [line[3:] for line in tree("status", "--porcelain", "--untracked-files=all").splitlines()]
@@ -186,17 +184,16 @@ def make_tree(step, strict):
         moved = "" if now.digest == here else "; patches/ changed meanwhile, see CONTRIBUTING.md, 'Two lines of work'"
         raise Fail(f"build/linux has work that patches/ does not hold: {work}: commit it there and run "
                    f"'./nest export'{moved}")
-    if work and not os.environ.get("LINUX"):
+    if work:
+        if os.environ.get("LINUX") and now.base != bases.commit_of(bases.resolve(step)):
+            raise Fail(f"build/linux has work that patches/ does not hold: {work}, on another kernel than LINUX=: "
+                       "run './nest export' first, or leave LINUX= out")
         step.done(f"build/linux as it stands, with {work}")
         return
     base = bases.resolve(step)
-    start = git("rev-parse", "base", cwd=base.repo).strip()
-    if work and now.base != start:
-        raise Fail(f"build/linux has work that patches/ does not hold: {work}, on another kernel than LINUX=: "
-                   "run './nest export' first, or leave LINUX= out")
-    if work or (now and (now.digest, now.base) == (here, start)):
-        step.done(f"build/linux as it stands, with {work}" if work else
-                  f"{len(patch_files())} patches on Linux {base.version}, unchanged")
+    start = bases.commit_of(base)
+    if now and (now.digest, now.base) == (here, start):
+        step.done(f"{len(patch_files())} patches on Linux {base.version}, unchanged")
         return
     need_disk(1 if now else 12, "a kernel tree and its build")
     folder = TREE if now else new_tree(base)
@@ -357,7 +354,7 @@ def check_exported(step):
 
 
 def check_applies(step, base):
-    commits = apply_all(git("rev-parse", "base", cwd=base.repo).strip(), base.repo, base.origin, step=step)
+    commits = apply_all(bases.commit_of(base), base.repo, base.origin, step=step)
     step.done(f"{len(commits)} patches, no fuzz, on {base.origin}")
 
 
