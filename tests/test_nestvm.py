@@ -1,6 +1,8 @@
 """nestvm, our VMM: what it refuses, what its guests find, and how it ends."""
 
+import base64
 import re
+import subprocess
 
 import pytest
 
@@ -27,6 +29,7 @@ def run(host, job, options=""):
     ("--kernel /nest/Image --smp two", USAGE, "--smp two: give a number from 1 to 64"),
     ("--kernel /nest/Image --mem -1", USAGE, "--mem -1: give a number from 1 to 1048576"),
     ("--kernel /nest/Image --el2=nvhe", USAGE, r"--el2=nvhe: give --el2 \(VHE\) or --el2=e2h0 \(no VHE\)"),
+    ("--kernel /nest/Image --el2 --el2=e2h0", USAGE, "--el2 and --el2=e2h0: give one of them"),
     ("--kernel /nest/Image --xen /nest/Image", USAGE, "--xen: Xen runs at EL2 without VHE: give --el2=e2h0, too"),
     ("--kernel /nest/Image --el2=e2h0 --xen /nest/Image --uboot /nest/Image", USAGE,
      "--xen and --uboot: give one of them"),
@@ -47,6 +50,12 @@ def run(host, job, options=""):
      "too little memory: U-Boot's own memory .*: give --mem more than 48"),
     ("--kernel /nest/Image --load /nest/init@0x40001000", ERROR, "/nest/Image at 0x40000000 overlaps /nest/init at"),
     ("--kernel /nest/Image --load /nest/init@0x1000", ERROR, "/nest/init cannot be at 0x1000: memory begins at 0x4"),
+    ("--kernel /nest/Image --initrd $(: >/tmp/none; echo /tmp/none)", ERROR, "--initrd /tmp/none: an empty file"),
+    ("--kernel $(head -c 16 /nest/Image >/tmp/bad; head -c 8 /dev/zero | tr '\\0' '\\377' >>/tmp/bad; "
+     "tail -c +25 /nest/Image | head -c 4096 >>/tmp/bad; echo /tmp/bad)", ERROR,
+     "--kernel /tmp/bad: its header asks for more than 1048576 MiB: give an undamaged Image"),
+    ("--kernel /nest/Image --append $(head -c 70000 /dev/zero | tr '\\0' x)", ERROR,
+     "the device tree does not fit into 64 KiB: give a shorter --append"),
     ("--kernel /nest/Image --disk /nest/no-such", ERROR, "--disk /nest/no-such: No such file or directory"),
     ("--kernel /nest/Image --disk /dev/null", ERROR, "--disk /dev/null: smaller than a sector of 512 bytes"),
     ("--kernel /nest/Image --serial /nest/no-such", ERROR, "--serial /nest/no-such: Read-only file system"),
@@ -173,6 +182,79 @@ def test_reset(host):
 def test_panic_is_a_reset(host):
     status, console = host.run(f"{GUEST} --append '{CONSOLE} rdinit=/no-such' --no-reboot")
     assert status == RESET and "Kernel panic" in console, console[-1000:]
+
+
+# A guest that stores words to addresses, then powers off if its disk needs a reset, and asks for a reset if not.
+DRIVER = """
+    b       start
+    .org    56
+    .ascii  "ARM\\x64"
+    .org    64
+start:
+    adr     x1, stores
+1:  ldp     w2, w3, [x1], #8
+    cbz     w2, 2f
+    str     w3, [x2]
+    b       1b
+2:  mov     w2, #0x0a000000
+    ldr     w2, [x2, #0x70]
+    mov     w0, #0x84000000
+    orr     w0, w0, #8
+    ubfx    w2, w2, #6, #1
+    eor     w2, w2, #1
+    orr     w0, w0, w2
+    hvc     #0
+stores:
+"""
+# Offsets of a virtio device's registers, and where the guest has its ring.
+QUEUE_NUM, NOTIFY, STATUS, DESC, AVAIL, USED, READY = 0x38, 0x50, 0x70, 0x80, 0x90, 0xa0, 0x44
+RING = 0x44000000
+
+
+def driver(folder, *, num=4, desc=RING, avail=RING + 0x1000, used=RING + 0x2000, memory=(), status=15):
+    """The guest as an Image, base64: it sets up a ring, puts words into memory, and notifies the device."""
+    stores = [(0x0a000000 + offset, value) for offset, value in (
+        (QUEUE_NUM, num), (DESC, desc), (AVAIL, avail), (USED, used), (READY, 1), (STATUS, status))]
+    stores += [*memory, (0x0a000000 + NOTIFY, 0), (0, 0)]
+    source, program = folder / "driver.s", folder / "driver"
+    source.write_text(DRIVER + "".join(f"    .word {address:#x}, {value:#x}\n" for address, value in stores))
+    subprocess.run(["aarch64-linux-gnu-as", "-o", f"{program}.o", source], check=True)
+    subprocess.run(["aarch64-linux-gnu-objcopy", "-O", "binary", f"{program}.o", program], check=True)
+    return base64.b64encode(program.read_bytes()).decode()
+
+
+def descriptor(number, address, length, flags=0, following=0):
+    at = RING + 16 * number
+    return [(at, address), (at + 8, length), (at + 12, flags | following << 16)]
+
+
+# The device's ring of requests says that number 0 is there.
+ONE = [(RING + 0x1000, 1 << 16)]
+
+
+@pytest.mark.normal
+@pytest.mark.parametrize("ring, expected", [
+    ({}, RESET),
+    ({"num": 3}, POWER_OFF),
+    ({"desc": RING + 8}, POWER_OFF),
+    ({"avail": RING + 0x100d}, POWER_OFF),
+    ({"used": RING + 0x2002}, POWER_OFF),
+    ({"used": 0x1000}, POWER_OFF),
+    # A header outside of memory; the same before the driver is ready; a chain without an end; one without a status.
+    ({"memory": ONE + descriptor(0, 0x1000, 16, 1, 1)}, POWER_OFF),
+    ({"memory": ONE + descriptor(0, 0x1000, 16, 1, 1), "status": 11}, RESET),
+    ({"memory": ONE + descriptor(0, RING + 0x3000, 16, 1, 0)}, POWER_OFF),
+    ({"memory": ONE + descriptor(0, RING + 0x3000, 16)}, POWER_OFF),
+    # A read of sector 0 as it should be.
+    ({"memory": ONE + descriptor(0, RING + 0x3000, 16, 1, 1) + descriptor(1, RING + 0x4000, 512, 3, 2) +
+      descriptor(2, RING + 0x3100, 1, 2)}, RESET),
+])
+def test_driver_that_breaks_the_rules(ring, expected, host, tmp_path):
+    """The device asks to be reset, and nestvm stays up."""
+    image = driver(tmp_path, **ring)
+    status, output = host.run(f"truncate -s 4096 /tmp/blank; echo {image} | base64 -d >/tmp/driver; "
+                              f"{NESTVM} --kernel /tmp/driver --disk /tmp/blank --no-reboot")
+    assert (status, output) == (expected, "")
 
 
 @pytest.mark.normal

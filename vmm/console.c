@@ -3,6 +3,7 @@
 #include "nestvm.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <termios.h>
 #include <unistd.h>
@@ -17,6 +18,13 @@ void console_restore(void)
 	raw = false;
 }
 
+static void restore_and_end(int number)
+{
+	console_restore();
+	signal(number, SIG_DFL);
+	raise(number);
+}
+
 static void make_raw(void)
 {
 	struct termios now;
@@ -28,6 +36,8 @@ static void make_raw(void)
 	now.c_oflag |= OPOST;
 	raw = !tcsetattr(STDIN_FILENO, TCSANOW, &now);
 	atexit(console_restore);
+	signal(SIGTERM, restore_and_end);
+	signal(SIGHUP, restore_and_end);
 }
 
 void console_create(struct vm *vm)
@@ -36,6 +46,7 @@ void console_create(struct vm *vm)
 	int fd;
 
 	make_raw();
+	signal(SIGPIPE, SIG_IGN);	/* a console that nobody reads any more */
 	pl011_create(vm, STDOUT_FILENO, STDIN_FILENO);
 	if (!file)
 		return;

@@ -19,7 +19,13 @@
 
 static void *blob;
 
-/* Whatever does not fit shows at the end, in fdt_finish(). */
+/* What does not fit makes no sense of the rest: libfdt itself would go on with smaller things. */
+static void check(int error)
+{
+	if (error)
+		die("the device tree does not fit into %lu KiB: give a shorter --append", DTB_SIZE / KIB);
+}
+
 static void begin(const char *format, ...)
 {
 	char name[64];
@@ -28,26 +34,26 @@ static void begin(const char *format, ...)
 	va_start(args, format);
 	vsnprintf(name, sizeof(name), format, args);
 	va_end(args);
-	fdt_begin_node(blob, name);
+	check(fdt_begin_node(blob, name));
 }
 
 static void end(void)
 {
-	fdt_end_node(blob);
+	check(fdt_end_node(blob));
 }
 
 static void text(const char *name, const char *value)
 {
-	fdt_property_string(blob, name, value);
+	check(fdt_property_string(blob, name, value));
 }
 
 static void flag(const char *name)
 {
-	fdt_property(blob, name, NULL, 0);
+	check(fdt_property(blob, name, NULL, 0));
 }
 
 /* A list of strings, written with \0 between them. */
-#define TEXTS(name, values) fdt_property(blob, name, values, sizeof(values))
+#define TEXTS(name, values) check(fdt_property(blob, name, values, sizeof(values)))
 
 static void put_cells(const char *name, const uint32_t *values, unsigned int count)
 {
@@ -56,7 +62,7 @@ static void put_cells(const char *name, const uint32_t *values, unsigned int cou
 
 	for (i = 0; i < count; i++)
 		cells[i] = cpu_to_fdt32(values[i]);
-	fdt_property(blob, name, cells, count * sizeof(*cells));
+	check(fdt_property(blob, name, cells, count * sizeof(*cells)));
 }
 
 #define CELLS(name, ...) \
@@ -122,9 +128,9 @@ static void add_chosen(const struct vm *vm)
 	uint8_t seed[32];
 
 	begin("chosen");
-	fdt_property_string(blob, "stdout-path", "serial0:115200n8");
+	text("stdout-path", "serial0:115200n8");
 	if (getrandom(seed, sizeof(seed), GRND_NONBLOCK) == sizeof(seed))
-		fdt_property(blob, "rng-seed", seed, sizeof(seed));
+		check(fdt_property(blob, "rng-seed", seed, sizeof(seed)));
 	if (vm->opt->xen)
 		add_xen(vm);
 	else
@@ -271,8 +277,8 @@ static void add_disks(const struct vm *vm)
 void fdt_build(struct vm *vm)
 {
 	blob = guest_memory(vm, vm->dtb.start, DTB_SIZE);
-	fdt_create(blob, DTB_SIZE);
-	fdt_finish_reservemap(blob);
+	check(fdt_create(blob, DTB_SIZE));
+	check(fdt_finish_reservemap(blob));
 	begin("");
 	text("compatible", "linux,dummy-virt");
 	text("model", "nestvm");
@@ -290,6 +296,5 @@ void fdt_build(struct vm *vm)
 	add_uarts(vm);
 	add_disks(vm);
 	end();
-	if (fdt_finish(blob))
-		die("the device tree does not fit into %lu KiB: give a shorter --append", DTB_SIZE / KIB);
+	check(fdt_finish(blob));
 }

@@ -11,6 +11,7 @@
 
 #define IMAGE_MAGIC	0x644d5241	/* "ARM\x64" */
 #define IMAGE_ALIGN	(2 * MIB)
+#define IMAGE_MOST	(1UL << 40)
 #define UBOOT_MEMORY	(48 * MIB)	/* its heap, stack and tables at the end of RAM take 42 MiB */
 #define ROUND_UP(n, to)	(((n) + (to) - 1) / (to) * (to))
 
@@ -49,6 +50,8 @@ static int open_file(const char *option, const char *file, uint64_t *size)
 		die_errno("%s %s", option, file);
 	if (!S_ISREG(stat.st_mode))
 		die("%s %s: not a regular file", option, file);
+	if (!stat.st_size)
+		die("%s %s: an empty file", option, file);
 	*size = stat.st_size;
 	return fd;
 }
@@ -91,6 +94,9 @@ static struct range load_image(struct vm *vm, const char *option, const char *fi
 	if (pread(fd, &header, sizeof(header), 0) != sizeof(header) || le32toh(header.magic) != IMAGE_MAGIC)
 		die("%s %s: no arm64 Image (no magic number): give an uncompressed arch/arm64/boot/Image",
 		    option, file);
+	if (le64toh(header.text_offset) > IMAGE_MOST || le64toh(header.image_size) > IMAGE_MOST)
+		die("%s %s: its header asks for more than %lu MiB: give an undamaged Image", option, file,
+		    IMAGE_MOST / MIB);
 	address += le64toh(header.text_offset);
 	range = place(vm, file, address, le64toh(header.image_size) > size ? le64toh(header.image_size) : size);
 	read_all(fd, file, guest_memory(vm, range.start, size), size);

@@ -63,6 +63,12 @@ void die_errno(const char *format, ...)
 	exit(ENDED_ERROR);
 }
 
+void finish(enum status status)
+{
+	devices_lock();
+	exit(status);
+}
+
 int checked_ioctl(int fd, unsigned long request, void *argument, const char *name)
 {
 	int ret = ioctl(fd, request, argument);
@@ -121,6 +127,8 @@ static void set_el2(struct options *opt, const char *variant)
 {
 	if (variant && strcmp(variant, "e2h0"))
 		usage("--el2=%s: give --el2 (VHE) or --el2=e2h0 (no VHE)", variant);
+	if (opt->el2 != EL2_NONE && opt->el2 != (variant ? EL2_E2H0 : EL2_VHE))
+		usage("--el2 and --el2=e2h0: give one of them");
 	opt->el2 = variant ? EL2_E2H0 : EL2_VHE;
 }
 

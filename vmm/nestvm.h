@@ -110,6 +110,9 @@ struct vm {
 __attribute__((noreturn, format(printf, 1, 2))) void die(const char *format, ...);
 __attribute__((noreturn, format(printf, 1, 2))) void die_errno(const char *format, ...);
 
+/* main.c: end while the guest runs, with no device half-way. */
+__attribute__((noreturn)) void finish(enum status status);
+
 /* An ioctl that must not fail: the line names it. */
 int checked_ioctl(int fd, unsigned long request, void *argument, const char *name);
 #define IOCTL(fd, request, argument) \

@@ -132,7 +132,7 @@ static bool is_command(uint8_t c)
 	if (!escaped && c == ESCAPE)
 		return escaped = true;
 	if (escaped && (c == 'x' || c == 'X'))
-		exit(ENDED_QUIT);
+		finish(ENDED_QUIT);
 	escaped = false;
 	return false;
 }

@@ -111,14 +111,15 @@ static void system_event(struct vm *vm, uint32_t type)
 {
 	switch (type) {
 	case KVM_SYSTEM_EVENT_SHUTDOWN:
-		exit(ENDED_POWER_OFF);
+		finish(ENDED_POWER_OFF);
 	case KVM_SYSTEM_EVENT_RESET:
 		if (vm->opt->no_reboot)
-			exit(ENDED_RESET);
+			finish(ENDED_RESET);
+		devices_lock();
 		restart(vm);
 	default:
 		fprintf(stderr, "nestvm: the guest ended with system event %u of KVM\n", type);
-		exit(ENDED_CRASH);
+		finish(ENDED_CRASH);
 	}
 }
 
@@ -133,13 +134,12 @@ static void handle_exit(struct vm *vm, unsigned int number)
 	case KVM_EXIT_INTR:
 		break;
 	case KVM_EXIT_SYSTEM_EVENT:
-		devices_lock();		/* no device is left half-way */
 		system_event(vm, run->system_event.type);
 		break;
 	default:
 		fprintf(stderr, "nestvm: vCPU %u cannot go on: exit reason %u of KVM at pc %#lx\n",
 			number, run->exit_reason, get_reg(vm->vcpus[number], CORE_REG(regs.pc)));
-		exit(ENDED_CRASH);
+		finish(ENDED_CRASH);
 	}
 }
 
@@ -153,7 +153,7 @@ static void *run_vcpu(void *argument)
 		if (ioctl(the_vm->vcpus[number], KVM_RUN, 0) < 0 && errno != EINTR && errno != EAGAIN) {
 			fprintf(stderr, "nestvm: ioctl KVM_RUN of vCPU %u: %s (errno %d)\n",
 				number, strerror(errno), errno);
-			exit(ENDED_CRASH);
+			finish(ENDED_CRASH);
 		}
 		handle_exit(the_vm, number);
 	}
@@ -175,5 +175,5 @@ void vcpus_run(struct vm *vm)
 			die_errno("a thread for vCPU %lu", i);
 	}
 	run_vcpu(NULL);
-	exit(ENDED_ERROR);
+	finish(ENDED_ERROR);
 }

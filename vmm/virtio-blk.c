@@ -23,6 +23,7 @@
 #define SECTOR		512
 #define MAGIC		0x74726976	/* "virt" */
 #define VERSION		2
+#define ALIGNED(n, to)	((n) % (to) == 0)
 #define FEATURES	(1ULL << VIRTIO_F_VERSION_1 | 1ULL << VIRTIO_BLK_F_SEG_MAX | 1ULL << VIRTIO_BLK_F_FLUSH)
 
 /* Everything that a reset clears. */
@@ -139,7 +140,8 @@ static bool serve_queue(struct disk *disk)
 	struct request req;
 	uint16_t head, at;
 
-	if (!table || !avail || !used)
+	if (!table || !avail || !used || !ALIGNED(s->desc, VRING_DESC_ALIGN_SIZE) ||
+	    !ALIGNED(s->avail, VRING_AVAIL_ALIGN_SIZE) || !ALIGNED(s->used, VRING_USED_ALIGN_SIZE))
 		return false;
 	while (s->last_avail != __atomic_load_n(&avail->idx, __ATOMIC_ACQUIRE)) {
 		head = avail->ring[s->last_avail++ % s->num];
@@ -148,7 +150,7 @@ static bool serve_queue(struct disk *disk)
 		*req.status = serve(disk, &req);
 		at = used->idx;
 		used->ring[at % s->num].id = head;
-		used->ring[at % s->num].len = 1 + (req.writable ? req.size : 0);
+		used->ring[at % s->num].len = 1 + (req.writable && *req.status == VIRTIO_BLK_S_OK ? req.size : 0);
 		__atomic_store_n(&used->idx, at + 1, __ATOMIC_RELEASE);
 		s->interrupts |= VIRTIO_MMIO_INT_VRING;
 	}
@@ -157,7 +159,8 @@ static bool serve_queue(struct disk *disk)
 
 static void notify(struct disk *disk)
 {
-	if (!disk->s.ready || disk->s.status & VIRTIO_CONFIG_S_NEEDS_RESET)
+	if (!disk->s.ready || !(disk->s.status & VIRTIO_CONFIG_S_DRIVER_OK) ||
+	    disk->s.status & VIRTIO_CONFIG_S_NEEDS_RESET)
 		return;
 	if (!serve_queue(disk))
 		need_reset(disk);
@@ -220,6 +223,8 @@ static uint64_t disk_read(struct device *dev, uint64_t offset, uint32_t len)
 	case VIRTIO_MMIO_QUEUE_READY:	   return s->queue_sel ? 0 : s->ready;
 	case VIRTIO_MMIO_INTERRUPT_STATUS: return s->interrupts;
 	case VIRTIO_MMIO_STATUS:	   return s->status;
+	case VIRTIO_MMIO_SHM_LEN_LOW:
+	case VIRTIO_MMIO_SHM_LEN_HIGH:	   return ~0U;		/* no shared memory */
 	default:			   return 0;
 	}
 }
