@@ -1,6 +1,7 @@
 """Boot scenarios of workbench/scenarios.py, and the demo."""
 
 import re
+import time
 
 import pytest
 
@@ -8,24 +9,38 @@ from workbench import acts, demo, images, kernel, scenarios
 from workbench.ui import Fail, Steps
 
 
+def disks_of(scenario, disks):
+    """The shared disks, the payload with what the scenario's guests need on top."""
+    with Steps(1).step(f"payload of {scenario.name}") as step:
+        folders = scenarios.folders(scenario, step)
+        if not folders:
+            return disks
+        folders.append((kernel.PROGRAMS, "bin"))
+        return [disks[0], images.payload(f"scenario-{scenario.name}", kernel.image_of("small"), folders)]
+
+
 @pytest.mark.parametrize("scenario", [pytest.param(s, id=s.name, marks=getattr(pytest.mark, s.tier))
                                       for s in scenarios.TABLE])
 def test_scenario(scenario, image, disks):
-    with Steps(1).step(f"payload of {scenario.name}") as step:
-        if scenario.kernel != "small":
+    if scenario.kernel != "small":
+        with Steps(1).step(f"kernel of {scenario.name}") as step:
             image = kernel.build(scenario.kernel, step)
-        folders = scenarios.folders(scenario, step)
-        if folders:
-            folders.append((kernel.PROGRAMS, "bin"))
-            disks = [disks[0], images.payload(f"scenario-{scenario.name}", kernel.image_of("small"), folders)]
-    reports = scenarios.play(scenario, image, disks)
+    reports = scenarios.play(scenario, image, disks_of(scenario, disks))
     assert scenarios.unexpected(scenario, reports) == []
 
 
+# Ways to run a guest hypervisor, with 1 and with 4 vCPUs, on `max` and on Neoverse V1.
+MATRIX = ("nested", "nested-smp", "nested-neoverse", "nestvm-nested-neoverse-smp",
+          "nested-nvhe", "nested-nvhe-smp", "nested-nvhe-neoverse", "nested-nvhe-neoverse-smp",
+          "nested-protected-max", "nested-protected-max-smp", "nested-protected", "nested-protected-smp",
+          "xen", "xen-smp", "xen-neoverse", "xen-neoverse-smp")
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["vel2", "vel2-smp"])
+@pytest.mark.parametrize("name", ("vel2", "vel2-smp") + MATRIX)
 def test_ten_boots_in_a_row(name, image, disks):
     scenario = scenarios.named(name)
+    disks = disks_of(scenario, disks)
     for _ in range(10):
         assert scenarios.unexpected(scenario, scenarios.play(scenario, image, disks)) == []
 
@@ -103,6 +118,15 @@ def test_demo(image, disks):
         ("L0", "EL2", "VHE"), ("L1", "vEL2", "VHE"), ("L2", "EL1", "-")]
     assert all(row["seconds"] > 0 and row["kernel"].startswith("6.12.") for row in rows)
     assert [line.split()[0] for line in demo.table(rows).splitlines()] == ["level", "L0", "L1", "L2"]
+
+
+@pytest.mark.long
+def test_twenty_demos_in_a_row(image, disks):
+    for _ in range(20):
+        start = time.monotonic()
+        with Steps(1).step("demo") as step:
+            demo.play(step, image, disks)
+        assert time.monotonic() - start < 90
 
 
 @pytest.mark.long
