@@ -52,10 +52,10 @@ def image():
 class Host:
     """A booted host that is started anew when a test left it in trouble."""
 
-    def __init__(self, flavour, disks, cpu):
-        self.arguments = (kernel.image_of(flavour), disks, f"tests-host-{flavour}-{cpu}")
+    def __init__(self, flavour, disks, cpu, **features):
+        self.arguments = (kernel.image_of(flavour), disks, "-".join(["tests-host", flavour, cpu, *features]))
         self.limit = BOOT[flavour.removeprefix("base-")]
-        self.cpu = cpu_model(cpu)
+        self.cpu = cpu_model(cpu, **features)
         self.machine = None
 
     def run(self, command, timeout=PATIENCE):
@@ -98,6 +98,13 @@ def host(disks):
 def neoverse(disks):
     """A host with few of the architecture's features."""
     with Host("small", disks, "neoverse-v1") as shared:
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def lpa2(disks):
+    """A host with 52 bits of address."""
+    with Host("small", disks, "max", lpa2="on") as shared:
         yield shared
 
 

@@ -78,6 +78,12 @@ def test_selftest_of_nesting_on_neoverse(name, case, neoverse):
     run(name, case, neoverse)
 
 
+@pytest.mark.normal
+@pytest.mark.parametrize("name", ("aarch64/nv_at", "aarch64/nv_exceptions", "aarch64/nv_stage2"))
+def test_selftest_of_nesting_with_lpa2(name, lpa2):
+    run(name, Special("normal", "", ""), lpa2)
+
+
 @pytest.mark.parametrize("name, case", of_nesting("long"))
 def test_selftest_of_nesting_on_the_debug_kernel(name, case, debug_host):
     run(name, case, debug_host, slower=10)
