@@ -2,6 +2,7 @@
 
 import re
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -84,6 +85,17 @@ def test_what_killed_guests_leave_behind_is_told(left, told):
             acts.compare(before, acts.idle(Idle(**left)), 1)
     else:
         acts.compare(before, acts.idle(Idle(**left)), 1)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("frees, told", [([6000, 6000, 7900], False), ([6000] * 5, True)])
+def test_memory_that_is_freed_late_is_not_lost(frees, told, monkeypatch):
+    monkeypatch.setattr(acts.time, "sleep", lambda seconds: None)
+    before, later = acts.idle(Idle(free=8000)), iter(frees)
+    monkeypatch.setattr(acts, "idle", lambda host: before | {"Used": before["Used"] + 8000 - next(later)})
+    with pytest.raises(Fail, match="'Used': 2000") if told else nullcontext():
+        acts.left_behind(None, before, 1)
+    assert not list(later)
 
 
 @pytest.mark.quick

@@ -112,6 +112,17 @@ def compare(before, after, rounds):
     return grown
 
 
+def left_behind(host, before, rounds):
+    """KiB by which each field grew; measured anew a few times, as some memory is freed late. What is lost stays lost."""
+    for again in range(4, -1, -1):
+        try:
+            return compare(before, idle(host), rounds)
+        except Fail:
+            if not again:
+                raise
+            time.sleep(3)
+
+
 def killed(rounds):
     """The guest hypervisor's VMM is killed and started anew, so many times; nothing may stay behind."""
     def act(host, guests, limit):
@@ -125,6 +136,6 @@ def killed(rounds):
                 host.report(level, limit, since=seen[level])
             time.sleep(random.uniform(0, 4))
             host.run(KILL.format("L1"))
-        grown = compare(before, idle(host), rounds)
+        grown = left_behind(host, before, rounds)
         (host.folder / "grown").write_text(f"KiB more in use after {rounds} kills: {grown}\n")
     return act
