@@ -30,10 +30,10 @@ def test_scenario(scenario, image, disks):
     assert scenarios.unexpected(scenario, reports) == []
 
 
-# Ways to run a guest hypervisor, with 1 and with 4 vCPUs, on `max` and on Neoverse V1 (protected mode: there only).
+# Ways to run a guest hypervisor, with 1 and with 4 vCPUs, on `max` and on Neoverse V1.
 MATRIX = ("nested", "nested-smp", "nested-neoverse", "nestvm-nested-neoverse-smp",
           "nested-nvhe", "nested-nvhe-smp", "nested-nvhe-neoverse", "nested-nvhe-neoverse-smp",
-          "nested-protected", "nested-protected-smp",
+          "nested-protected", "nested-protected-smp", "nested-protected-neoverse", "nested-protected-neoverse-smp",
           "xen", "xen-smp", "xen-neoverse", "xen-neoverse-smp")
 
 

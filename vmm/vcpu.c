@@ -102,6 +102,7 @@ void vcpus_init_pmu(struct vm *vm)
 /* A new VM is this program started anew: all it had open closes by itself. */
 __attribute__((noreturn)) static void restart(struct vm *vm)
 {
+	devices_lock();
 	console_restore();
 	execv("/proc/self/exe", vm->arguments);
 	die_errno("restart of /proc/self/exe after the guest's reset");
@@ -115,7 +116,6 @@ static void system_event(struct vm *vm, uint32_t type)
 	case KVM_SYSTEM_EVENT_RESET:
 		if (vm->opt->no_reboot)
 			finish(ENDED_RESET);
-		devices_lock();
 		restart(vm);
 	default:
 		fprintf(stderr, "nestvm: the guest ended with system event %u of KVM\n", type);

@@ -29,8 +29,8 @@ NESTED = "--el2 --root --mem 1024 --job '/nest/guest L2 --mem 256 --smp {}'"
 # The same by nestvm at both levels; the guest hypervisor has VHE (--el2) or not (--e2h0).
 NESTVM = "--vmm nestvm --root --mem 1024 --job '/nest/guest L2 --vmm nestvm --mem 256 --smp {}'"
 # The same in protected mode, where Linux 6.12 shows its VMs more than it lets them use: the keys of pointer
-# authentication, and others that `max` has and Neoverse V1 has not.
-PROTECTED_MODE = (NESTVM.replace("--mem 256", "--mem 256 --append arm64.nopauth") +
+# authentication, the memory copies of FEAT_MOPS, FPMR.
+PROTECTED_MODE = (NESTVM.replace("{}'", "{} --append arm64.nopauth --append arm64.nomops -- --no-fpmr'") +
                   " --e2h0 --append kvm-arm.mode=protected")
 # Debian's Xen with its kernel as dom0, which waits for a line of input, and as a second domain.
 XEN = "--vmm nestvm --xen --mem 1024 --stock debian-6.12 --job 'read line'"
@@ -125,10 +125,11 @@ TABLE = (
              {"L0": HYPERVISOR, "L1": NVHE | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "1"}}),
     Scenario("nested-nvhe-neoverse-smp", "long", "small", "neoverse-v1", 2, NESTVM.format(2) + " --e2h0 --smp 4",
              {"L0": HYPERVISOR, "L1": NVHE | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
-    Scenario("nested-protected", "normal", "small", "neoverse-v1", 2, PROTECTED_MODE.format(1),
-             {"L0": HYPERVISOR, "L1": PROTECTED | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "1"}}),
-    Scenario("nested-protected-smp", "long", "small", "neoverse-v1", 2, PROTECTED_MODE.format(2) + " --smp 4",
-             {"L0": HYPERVISOR, "L1": PROTECTED | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
+    *(line for end, cpu in (("", "max"), ("-neoverse", "neoverse-v1")) for line in (
+        Scenario(f"nested-protected{end}", "long" if end else "normal", "small", cpu, 2, PROTECTED_MODE.format(1),
+                 {"L0": HYPERVISOR, "L1": PROTECTED | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "1"}}),
+        Scenario(f"nested-protected{end}-smp", "long", "small", cpu, 2, PROTECTED_MODE.format(2) + " --smp 4",
+                 {"L0": HYPERVISOR, "L1": PROTECTED | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}))),
     Scenario("xen", "long", "small", "max", 2, XEN, {"L0": HYPERVISOR, "L1": DOM0, "L2": ORDINARY}, acts.released),
     Scenario("xen-smp", "long", "small", "max", 2, XEN + " --smp 4",
              {"L0": HYPERVISOR, "L1": DOM0 | {"cpus": "4"}, "L2": ORDINARY}, acts.released),
