@@ -34,6 +34,8 @@ PROTECTED_MODE = (NESTVM.replace("{}'", "{} --append arm64.nopauth --append arm6
                   " --e2h0 --append kvm-arm.mode=protected")
 # Debian's Xen with its kernel as dom0, which waits for a line of input, and as a second domain.
 XEN = "--vmm nestvm --xen --mem 1024 --stock debian-6.12 --job 'read line'"
+# Sizes: end of the scenario's name, the machine's CPU, vCPUs of the guest hypervisor and of its guest.
+SIZES = (("", "max", 1, 1), ("-smp", "max", 4, 2), ("-neoverse", "neoverse-v1", 1, 1), ("-neoverse-smp", "neoverse-v1", 4, 2))
 # A guest hypervisor that keeps its guest, and that guest's memory, busy; an ordinary guest.
 BUSY = "--root --mem 768 --smp {0} --job '/nest/job busy 3600 64 --vmm nestvm --mem 192 --smp {0}'"
 BUSY_ORDINARY = "--mem 256 --smp {0} --job '/nest/bin/load 3600 memory 64'"
@@ -117,26 +119,13 @@ TABLE = (
              {"L0": HYPERVISOR, "L1": HYPERVISOR | {"cpus": "2"}, "L2": ORDINARY | {"cpus": "2"}}),
     Scenario("nestvm-nested-neoverse-smp", "long", "small", "neoverse-v1", 2, NESTVM.format(2) + " --el2 --smp 4",
              {"L0": HYPERVISOR, "L1": HYPERVISOR | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
-    Scenario("nested-nvhe", "normal", "small", "max", 2, NESTVM.format(1) + " --e2h0",
-             {"L0": HYPERVISOR, "L1": NVHE | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "1"}}),
-    Scenario("nested-nvhe-smp", "long", "small", "max", 2, NESTVM.format(2) + " --e2h0 --smp 4",
-             {"L0": HYPERVISOR, "L1": NVHE | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
-    Scenario("nested-nvhe-neoverse", "long", "small", "neoverse-v1", 2, NESTVM.format(1) + " --e2h0",
-             {"L0": HYPERVISOR, "L1": NVHE | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "1"}}),
-    Scenario("nested-nvhe-neoverse-smp", "long", "small", "neoverse-v1", 2, NESTVM.format(2) + " --e2h0 --smp 4",
-             {"L0": HYPERVISOR, "L1": NVHE | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}),
-    *(line for end, cpu in (("", "max"), ("-neoverse", "neoverse-v1")) for line in (
-        Scenario(f"nested-protected{end}", "long" if end else "normal", "small", cpu, 2, PROTECTED_MODE.format(1),
-                 {"L0": HYPERVISOR, "L1": PROTECTED | {"cpus": "1"}, "L2": ORDINARY | {"cpus": "1"}}),
-        Scenario(f"nested-protected{end}-smp", "long", "small", cpu, 2, PROTECTED_MODE.format(2) + " --smp 4",
-                 {"L0": HYPERVISOR, "L1": PROTECTED | {"cpus": "4"}, "L2": ORDINARY | {"cpus": "2"}}))),
-    Scenario("xen", "long", "small", "max", 2, XEN, {"L0": HYPERVISOR, "L1": DOM0, "L2": ORDINARY}, acts.released),
-    Scenario("xen-smp", "long", "small", "max", 2, XEN + " --smp 4",
-             {"L0": HYPERVISOR, "L1": DOM0 | {"cpus": "4"}, "L2": ORDINARY}, acts.released),
-    Scenario("xen-neoverse", "long", "small", "neoverse-v1", 2, XEN, {"L0": HYPERVISOR, "L1": DOM0, "L2": ORDINARY},
-             acts.released),
-    Scenario("xen-neoverse-smp", "long", "small", "neoverse-v1", 2, XEN + " --smp 4",
-             {"L0": HYPERVISOR, "L1": DOM0 | {"cpus": "4"}, "L2": ORDINARY}, acts.released),
+    *(Scenario(f"nested-{mode}{end}", "long" if end else "normal", "small", cpu, 2, f"{options.format(inner)} --smp {smp}",
+               {"L0": HYPERVISOR, "L1": report | {"cpus": str(smp)}, "L2": ORDINARY | {"cpus": str(inner)}})
+      for mode, options, report in (("nvhe", NESTVM + " --e2h0", NVHE), ("protected", PROTECTED_MODE, PROTECTED))
+      for end, cpu, smp, inner in SIZES),
+    *(Scenario(f"xen{end}", "long", "small", cpu, 2, f"{XEN} --smp {smp}",
+               {"L0": HYPERVISOR, "L1": DOM0 | {"cpus": str(smp)}, "L2": ORDINARY}, acts.released)
+      for end, cpu, smp, _ in SIZES),
     Scenario("uboot", "normal", "small", "max", 2, NESTVM.format(1) + " --e2h0 --uboot",
              {"L0": HYPERVISOR, "L1": NVHE | {"boot": "U-Boot"}, "L2": ORDINARY | {"boot": "direct"}}),
     Scenario("uboot-all", "long", "small", "neoverse-v1", 2, NESTVM.format("2 --uboot") + " --e2h0 --smp 4 --uboot",
