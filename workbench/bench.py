@@ -176,10 +176,10 @@ def peer_of(name, step):
 def command(args, prepare, write_json):
     steps = Steps(8 if args.nested else 10)
     image, disks = prepare(steps)
-    with steps.step(f"peer: {args.peer or 'the unpatched kernel'}") as step:
-        peer = peer_of(args.peer, step)
+    with steps.step(f"peer: {args.peer or ('none' if args.nested else 'the unpatched kernel')}") as step:
+        peer = peer_of(args.peer, step) if args.peer or not args.nested else None
     if args.nested:
-        rows = play_nested((image, None), peer if args.peer else None, disks, steps)
+        rows = play_nested((image, None), peer, disks, steps)
     else:
         rows = play_ordinary((image, None), peer, disks, steps)
     print(table(rows))
