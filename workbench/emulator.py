@@ -256,8 +256,8 @@ class Machine:
         report = self.report("L0", timeout)
         self.agent(timeout)
         if "-icount" in self.command:
-            # A machine that only waits for its disks has its next timer at once. What the host has read, its guests
-            # don't wait for; else, their clocks may jump by as much as they take for a stall.
+            # While a machine with nothing to do waits for its disks, its clock goes from timer to timer without any time
+            # to pass. Guests may take that for a stall: have what they read in the host's memory.
             self.run("cat /dev/vd? >/dev/null", timeout)
         return report
 
