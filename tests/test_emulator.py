@@ -69,6 +69,13 @@ def test_splat_comes_with_what_follows(tmp_path):
 
 
 @pytest.mark.quick
+def test_lines_in_the_middle_of_lines_are_taken_apart(tmp_path):
+    console = Console("L1", tmp_path, time.monotonic())
+    console.feed(b"(XEN) one\r\ncpus=1 sec(XEN) DOM1: two\r\n(XEN) three\r\nonds=5.36(XEN) four\r\n\r\nfive\r\n")
+    assert console.lines == ["(XEN) one", "(XEN) DOM1: two", "(XEN) three", "(XEN) four", "cpus=1 seconds=5.36", "five"]
+
+
+@pytest.mark.quick
 def test_missing_kernel_is_named(disks):
     with pytest.raises(Fail, match="(?s)the emulator (did not start|ended).*no-such-image"):
         with Machine("/no-such-image", disks, "missing") as machine:

@@ -46,11 +46,14 @@ class Console:
         self.log = self.path.open("w")
         self.lines = []
         self.started = started
-        self.rest = ""
+        self.rest = self.begun = ""
 
     def feed(self, data):
         *whole, self.rest = (self.rest + data.decode(errors="replace")).split("\n")
         for line in map(plain, whole):
+            # Xen puts its own lines, and those of its other domains, into the middle of dom0's.
+            begun, mark, inserted = line.partition("(XEN) ")
+            line, self.begun = (mark + inserted, self.begun + begun) if mark else (self.begun + line, "")
             self.lines.append(line)
             self.log.write(f"{time.monotonic() - self.started:9.3f} {line}\n")
         self.log.flush()
